@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoResult:
-    """What `auto` delivered."""
+    """The result of `auto`."""
 
     study: Study
     facts: AutoFinding
@@ -33,12 +33,12 @@ class AutoResult:
 
     @property
     def folder(self) -> Path:
-        """The folder of the model that `load_model` reads."""
+        """The folder of the model, for `load_model`."""
         return Path(self.facts["files"]["bundle"])
 
     @property
     def report(self) -> Path | None:
-        """The report; None if the time ran out before it was written."""
+        """The report; None if the time ended before it was written."""
         found = self.facts["files"].get("report")
         return None if found is None else Path(found)
 
@@ -149,14 +149,14 @@ def prepare(
     storage: str | None,
     started: float,
 ) -> Auto:
-    """Find out how far earlier calls came, and refuse what does not fit.
+    """Determine the progress of earlier calls, and refuse contradictions.
 
     Raises:
         UserError: an argument, a folder or the images are not usable.
     """
     of_data, others = split(changes)
     component = images_of(data, group, of_data, skip_unreadable=skip_unreadable)
-    # Said of a space that an earlier call wrote, too.
+    # These also apply to a space that an earlier call wrote.
     others += of_data
     if group is not None:
         others.append((f"{component.path}.group", json.dumps(group)))
@@ -183,17 +183,17 @@ def prepare(
         ),
         screens,
     )
-    # Torch is imported in another process while the images are looked at.
+    # Another process imports torch while this one examines the images.
     processes.warm_up()
     return work
 
 
 def deliver(work: Auto, options: str) -> AutoFinding:
-    """Do what is missing, and return what was found; `options` are those that every command about the study needs.
+    """Run the missing steps, and return the results; `options` are needed by every command about the study.
 
     Raises:
-        UserError: something is not usable.
-        NoResultError: the time ended before there was a trial to use.
+        UserError: an argument, a folder or the images are not usable.
+        NoResultError: the time ended before there was a usable trial.
         Interrupted, KeyboardInterrupt: it was interrupted.
     """
     from imgcls_search.automatic.finding import describe
@@ -209,7 +209,7 @@ def options_of(studies: Path, storage: str | None) -> str:
     """Return the options that every command about the study needs, without a password.
 
     Raises:
-        UserError: the storage is no address.
+        UserError: the storage is not a valid address.
     """
     found = "" if studies == STUDIES else f" --studies {shlex.quote(str(studies))}"
     if storage is None:

@@ -1,4 +1,4 @@
-"""Pretrained networks: which there are on this machine, and how well they suit some images."""
+"""Pretrained networks: those on this machine, and how well they suit some images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Backbones:
-    """Pretrained networks, those with the best scores on the images first."""
+    """Pretrained networks, the best score on the images first."""
 
     found: tuple[Mapping[str, Any], ...]
     """Each with its `model`, as under `model` in a space, its scores and its sizes."""
@@ -113,7 +113,7 @@ def probe(
     studies: Path,
     screens: Screens,
 ) -> Backbones:
-    """Score networks, written as under `model` in a space, by their features of some images.
+    """Score networks, in the form of `model` in a space, by their features of some images.
 
     Raises:
         UserError: a network or the images are not usable.
@@ -149,7 +149,7 @@ def weights(weights_dir: PathLikeText | None = None) -> list[dict[str, Any]]:
     """Return the pretrained weights on this machine, each with the `model` to write in a space to start from it.
 
     Raises:
-        UserError: The folder is not there.
+        UserError: There is no such folder.
     """
     from imgcls_search.jobs.weights import at_hand
 

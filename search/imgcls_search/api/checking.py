@@ -1,4 +1,4 @@
-"""What can be known of a space before it is searched: check."""
+"""Check a space before searching it: check."""
 
 from __future__ import annotations
 
@@ -63,24 +63,24 @@ def check(
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A space without problems, and what is known of it."""
+    """A space without problems, and information about it."""
 
     space: Space
     images: Summary | None
-    """What there is to read of a folder or a table that is there."""
+    """A summary of the images, if their folder or table exists."""
 
     notes: tuple[str, ...]
     pretraining: Any
-    """What the trials are expected to pretrain; None where they do not."""
+    """The expected pretraining of the trials; None if there is none."""
 
     survey: SurveySummary | None = None
 
     @classmethod
     def of(cls, space: Space, studies: Path) -> Checked:
-        """Look at a space, and at its images where they are there.
+        """Examine a space, and its images if they exist.
 
         Raises:
-            UserError: something in it can be no search.
+            UserError: the space cannot be searched.
         """
         from imgcls_search.catalog import refuse_with_devices, refuse_with_folds
         from imgcls_search.executors.helper import image_cache
@@ -98,7 +98,7 @@ class Checked:
         make_pruner(space.pruner, space.first(), 1)
         refuse_with_devices(space)
         if not space.is_config:
-            # `train` fits a configuration once, and does all of it.
+            # Without folds, `train` supports all of these sections.
             refuse_with_folds(space)
         teachers.refuse_missing(space, studies, settle(None, space.study["storage"]))
         source = _source_there(space, studies)
@@ -111,10 +111,10 @@ class Checked:
         return cls(space=space, images=images, notes=tuple(notes), pretraining=pretraining)
 
     def with_survey(self, samples: int, seed: int, studies: Path, screens: Screens) -> Checked:
-        """Return the same with what random configurations of it are like.
+        """Return the same with a survey of random configurations.
 
         Raises:
-            UserError: nothing can be built from the space.
+            UserError: no configuration of the space can be built.
         """
         from dataclasses import replace
 
@@ -146,7 +146,7 @@ class Checked:
 
 
 def _source_there(space: Space, studies: Path) -> Source | None:
-    """Return the images of a space; None of data that is to be fetched, and of a folder that is not there."""
+    """Return the images of a space; None if they must be downloaded or their folder does not exist."""
     from imgcls_search.data import describe, is_there
     from imgcls_search.executors.helper import image_cache
 
@@ -155,7 +155,7 @@ def _source_there(space: Space, studies: Path) -> Source | None:
 
 
 def _look_at(space: Space, source: Source) -> Summary:
-    """Return what there is to read of a folder or a table of images."""
+    """Return a summary of a folder or table of images."""
     from imgcls_search.data import choose_shape, read_headers, summarise
 
     headers = read_headers(source)

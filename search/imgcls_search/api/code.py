@@ -1,4 +1,4 @@
-"""A person's own functions: where their modules are."""
+"""The folders and modules of the user's own functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from imgcls_search.api.options import PathLikeText
 def add_code(place: PathLikeText) -> None:
     """Allow the functions of a folder's modules, or of an installed module, which a space names as `module:name`.
 
-    Models, metrics and data sources may be such functions. A space decides what they are called with, so nothing is
-    allowed that you have not named, here or in `PYTHONPATH`: neither other installed packages, nor the working folder
-    or that of a notebook. `$IMGCLS_CODE` does the same for commands.
+    Models, metrics and data sources may be such functions. A space sets their arguments, so only what you name here or
+    in `PYTHONPATH` is allowed: no other installed packages, and not the working folder or that of a notebook.
+    `$IMGCLS_CODE` does the same for commands.
 
     Raises:
         UserError: There is no such folder or module.

@@ -1,4 +1,4 @@
-"""Two trials or two studies side by side: compare."""
+"""Compare two trials or two studies: compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What differs between two trials or two studies, and how their scores differ."""
+    """The differences between two trials or two studies, and between their scores."""
 
     names: tuple[str, str]
     facts: ComparedTrials | ComparedStudies
@@ -27,7 +27,7 @@ class Comparison:
 
     @property
     def is_of_studies(self) -> bool:
-        """Whether two studies are compared, by their best trials."""
+        """Whether this compares two studies, by their best trials."""
         return self.facts["kind"] == "studies"
 
     @property
@@ -36,7 +36,7 @@ class Comparison:
         return self.facts["best"] if self.facts["kind"] == "studies" else self.facts
 
     def differences(self) -> list[str]:
-        """Return what differs, one sentence each."""
+        """Return the differences, one sentence each."""
         found: list[str] = []
         if self.facts["kind"] == "studies":
             found += [without_long_numbers(line) for line in [*self.facts["space"], *self.facts["facts"]]]
@@ -50,7 +50,7 @@ class Comparison:
         return [*found, *(without_long_numbers(line) for line in config)]
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """Return each score and size of the first, of the second, and the change between them."""
+        """Return rows of each score and size: name, first, second, and their difference."""
         images = self.of_trials["val_images"]
         return [
             (
@@ -63,7 +63,7 @@ class Comparison:
         ]
 
     def notes(self) -> list[str]:
-        """Return how far the scores can be compared."""
+        """Return notes on whether the scores are comparable."""
         found, epochs = [], self.of_trials["epochs"]
         if epochs[0] != epochs[1]:
             found.append(f"they trained for {epochs[0]} and {epochs[1]} epochs: their scores are not comparable")
@@ -119,7 +119,7 @@ def compare(
 
 
 def _chosen(found: ComparedStudies) -> str:
-    """Return which trials stand for two studies, and by what they were chosen if several are on a front."""
+    """Return the best trials of two studies, and the rule that chose them if several are on a front."""
     by, of = found["chosen"]["by"], found["chosen"]["of"]
     names = [
         f"trial {trial}" + (f" (of {count} on the front)" if count > 1 else "")

@@ -19,23 +19,23 @@ FlipsName = Literal["none", "horizontal", "both"]
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A space that was drafted for some images, this machine and a time."""
+    """A space drafted for some images, this machine and a time."""
 
     path: Path
     """The file that was written, which `run` accepts."""
 
     name: str
-    """Of the study."""
+    """The name of the study."""
 
     space: str
     """The text of the file."""
 
     decisions: tuple[Mapping[str, Any], ...]
-    """Each with its `path`, `value` and the reason, `because`."""
+    """Each with `path`, `value` and the reason, `because`."""
 
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
-    """Of the images, the machine, the weights, the speeds and the time."""
+    """Facts about the images, the machine, the weights, the speeds and the time."""
 
     @classmethod
     def of(cls, drafted: Drafted, path: Path) -> Draft:
@@ -117,7 +117,7 @@ def draft_space(
     studies: Path,
     screens: Screens,
 ) -> tuple[Drafted, Path]:
-    """Draft a space and write it; return it and the file.
+    """Draft a space and write it; return the draft and the file.
 
     Raises:
         UserError: the images or the file is not usable.
@@ -138,6 +138,6 @@ def draft_space(
 
 
 def split(changes: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the changes of the data, and those of the rest of a space."""
+    """Split changes into those of the data and those of the rest of a space."""
     of_data = [change for change in changes if change[0].startswith("data.")]
     return of_data, [change for change in changes if change not in of_data]

@@ -1,4 +1,4 @@
-"""Several networks of a study combined into one model: ensemble."""
+"""Combine several networks of a study into one model: ensemble."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _SIZES = (("params", ",.0f"), ("macs", ",.0f"), ("latency_ms", ".3g"), ("size_kb
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Several networks of a study as one model."""
+    """Several networks of a study combined into one model."""
 
     weights: Path
-    """The weights file, which `evaluate` reads and `export --bundle` delivers."""
+    """The weights file, for `evaluate` and `export --bundle`."""
 
     folder: Path | None
-    """The bundle that `load_model` reads; None if it was not wanted."""
+    """The bundle for `load_model`; None if not requested."""
 
     facts: Mapping[str, Any]
-    """Members, scores and sizes, see `jobs.ensemble.making.EnsembleSummary`; `student`, `test` and `bundle` where they
-    were wanted."""
+    """Members, scores and sizes, see `jobs.ensemble.making.EnsembleSummary`; `student`, `test` and `bundle` if
+    requested."""
 
     def load_model(self) -> Model:
         """Return the model, ready to predict.
@@ -49,7 +49,7 @@ class Ensemble:
         return load_model(self.folder)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return each network, the ensemble and the best trial: picks, score and sizes."""
+        """Return a row for each network, the ensemble and the best trial: picks, score and sizes."""
         found = self.facts
         metric, images = found["metric"], int(found["validation"]["images"])
         rows = [
@@ -70,11 +70,11 @@ class Ensemble:
         return ("trial", "picks", f"validation {self.facts['metric']}", *HEADINGS)
 
     def left_out(self) -> list[str]:
-        """Return which trials could not take part, a sentence each."""
+        """Return which trials were left out, one sentence each."""
         return [f"trial {number} is left out: {reason}" for number, reason in self.facts["left_out"].items()]
 
     def lines(self) -> list[str]:
-        """Return what to make of the scores, and what the student and the test split showed."""
+        """Return notes on the scores, and the results of the student and on the test split."""
         found = self.facts
         images = f"{int(found['validation']['images']):,} validation images"
         if len(found["members"]) == 1:
@@ -110,7 +110,7 @@ def combine(
     test: bool,
     data: str | None,
 ) -> Ensemble:
-    """Pick an ensemble among the kept networks of a study, and do with it what else is wanted.
+    """Pick an ensemble among the stored networks of a study; optionally distil, test and bundle it.
 
     Raises:
         UserError: an argument, the study, its images or a folder is not usable.
@@ -157,7 +157,7 @@ def _deliver(made: Made, out: Path, studies: Path, screens: Screens, *, moved: b
     from imgcls_search.jobs.bundle.deliver import deliver
     from imgcls_search.jobs.bundle.weights import from_weights
 
-    # Where the study's images were found, which may be elsewhere than when its trials were trained.
+    # Use the current location of the study's images, which may have moved since its trials were trained.
     trained = from_weights(made.weights, made.library.winner_config.component("data"))
     with screens.steps() as step:
         return deliver(trained, out, image_cache(studies), screens.say, step, must_be_same=moved)

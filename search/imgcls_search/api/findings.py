@@ -1,4 +1,4 @@
-"""What a study found: its state, its trials and the best of them, as they stand when you ask."""
+"""The findings of a study: its state, its trials and the best of them, at the time of each access."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from imgcls_search.study.summary import Summary
 
 SHOWN_TRIALS = 10
-"""In a notebook."""
+"""Number of trials shown in a notebook."""
 
 
 class Findings:
-    """What can be read of a study."""
+    """The readable part of a study."""
 
     def __init__(self, files: StudyFiles) -> None:
-        """Make a study of its files; use `open_study`, `run` or `auto` instead."""
-        # A program may change its working folder afterwards, as notebooks do.
+        """Create a study from its files; use `open_study`, `run` or `auto` instead."""
+        # The program may change its working folder later, as notebooks do.
         self.files = replace(files, root=files.root.absolute())
 
     @property
@@ -76,7 +76,8 @@ class Findings:
         return Trial.of(find_trial(record, number), record)
 
     def front(self) -> list[Trial]:
-        """Return the Pareto front: the trials that no other beats in every objective; with one objective, the best.
+        """Return the Pareto front: the trials that no other trial beats in every objective; with one objective, the
+        best.
 
         Raises:
             NoResultError: No trial is complete.
@@ -87,13 +88,13 @@ class Findings:
         return [Trial.of(trial, record) for trial in front(record)]
 
     def trials(self, top: int | None = None, family: str | None = None) -> pd.DataFrame:
-        """Return the trials as a pandas frame with a row each: state, values, sizes, metrics and parameters.
+        """Return the trials as a pandas frame with one row each: state, values, sizes, metrics and parameters.
 
         Columns of parameters begin with `params.`, those of sizes with `sizes.`, of metrics with `metrics.`.
 
         Args:
             top: Return only this many, best first.
-            family: Return only trials of this family of networks.
+            family: Return only trials of this model family.
 
         Raises:
             UserError: pandas is not installed, or no trial is of the family.
@@ -108,7 +109,7 @@ class Findings:
         return frame_of(rows, list(columns), "trials()")
 
     def why_nothing(self) -> str:
-        """Return in a sentence how trials ended, for a study without a best one."""
+        """Return a sentence on how trials ended, for a study without a best one."""
         found = self.status
         reasons = [failure["reason"] or "" for failure in found["failures"]]
         return "; ".join([found["stands"], *reasons[:1]])

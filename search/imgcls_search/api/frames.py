@@ -1,4 +1,4 @@
-"""Tables for people: pandas frames, an optional extra, and HTML that a notebook shows."""
+"""Tables for users: pandas frames (an optional extra), and HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def frame_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], what: st
 
 
 def flat(row: Mapping[str, Any], sections: Mapping[str, str]) -> dict[str, Any]:
-    """Return a row whose mappings are columns of their own; `sections` says which, and what their names begin with."""
+    """Return a row with mappings expanded to columns; `sections` maps their names to column prefixes."""
     found = {key: value for key, value in row.items() if not isinstance(value, (Mapping, list))}
     for name, prefix in sections.items():
         found |= {f"{prefix}{key}": _plain(value) for key, value in row[name].items()}
@@ -41,7 +41,7 @@ def _plain(value: Any) -> Any:
 
 
 def card(title: str, lines: Iterable[str], *tables: str) -> str:
-    """Return HTML with a title, lines of text, and tables; it takes its colours from the page, dark or bright."""
+    """Return HTML with a title, lines of text, and tables; its colours follow the page, dark or light."""
     text = "".join(f"<div>{escaped(line)}</div>" for line in lines)
     return (
         f'<div style="color: inherit; background: transparent"><strong>{escaped(title)}</strong>{text}'
@@ -61,5 +61,5 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def escaped(value: Any) -> str:
-    """Return a value as text that is only shown, whatever names are in it."""
+    """Return a value as HTML-escaped text, safe for any names."""
     return html.escape(shown(value))

@@ -1,4 +1,4 @@
-"""Order among the files of studies: clean, and the copies that a study makes of itself."""
+"""Manage the files of studies: clean, and copies of a study."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def clean(
 
 
 def copy(files: StudyFiles, to: str, *, with_folder: bool = False) -> str:
-    """Copy a study to a file, a folder or a database; return the name of the place.
+    """Copy a study to a file, a folder or a database; return the name of its new location.
 
     Raises:
-        StudyError: the place is taken, or the study is in use where it would be moved.
-        UserError: the place is no address, or the folder cannot go there.
+        StudyError: the location is taken, or the study is in use and would be moved.
+        UserError: the address is invalid, or the folder cannot be copied there.
     """
     from imgcls_search.study.address import is_address, parse
     from imgcls_search.study.copy import copy_study, move_study
 
     if not is_address(to):
-        # A path forgets the slash at its end.
+        # Path drops a trailing slash.
         place = Path(to) / files.database.name if to.endswith(os.sep) and not with_folder else Path(to)
         return str(copy_study(files, place, with_folder=with_folder))
     if with_folder:

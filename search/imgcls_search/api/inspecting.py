@@ -1,4 +1,4 @@
-"""What is in a folder or table of images, and which labels are likely wrong: inspect."""
+"""Inspect a folder or table of images, and find labels that are likely wrong: inspect."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def inspect(
 
 
 def inspected(component: Any, study: str | None, studies: Path, storage: str | None) -> tuple[Any, Any]:
-    """Return the images to inspect, those of a study where none are named, and the configuration of its best trial.
+    """Return the images to inspect, by default those of the study, and the configuration of the study's best trial.
 
     Raises:
-        UserError: neither names any images.
+        UserError: neither images nor a study are given.
     """
     from imgcls_search.data import must_exist
     from imgcls_search.jobs.inspect.by_study import best_settings
@@ -107,7 +107,7 @@ def inspected(component: Any, study: str | None, studies: Path, storage: str | N
 
 
 QUICK = "quick"
-"""Stands for the quick model among networks."""
+"""The value that selects the quick model instead of a network."""
 
 
 def look_at_labels(
@@ -124,7 +124,7 @@ def look_at_labels(
     studies: Path,
     screens: Screens,
 ) -> Any:
-    """Return what is in an inventory of images, with the labels judged as the arguments say.
+    """Inspect an inventory of images, with its labels judged according to the arguments.
 
     Raises:
         UserError: the images or the network are not usable.
@@ -149,10 +149,10 @@ def look_at_labels(
 def refuse_idle_judges(
     *, labels: bool, study: str | None, model: Any, quick_epochs: int | None, judge_test: bool
 ) -> None:
-    """Refuse options of judging labels that would change nothing.
+    """Refuse options for judging labels that would have no effect.
 
     Raises:
-        UserError: the option, and what it goes with.
+        UserError: the option, and what it requires.
     """
     if not labels:
         given = {"--study": study, "--model": model, "--quick-epochs": quick_epochs, "--judge-test": judge_test}
@@ -175,7 +175,7 @@ def backbone_space(
     """Return the space of one network on some images.
 
     Raises:
-        SpaceError, UserError: an argument says something that is not allowed.
+        SpaceError, UserError: an argument is not allowed.
     """
     import json
 
@@ -189,10 +189,10 @@ def backbone_space(
 
 
 def _model(text: str) -> dict[str, Any]:
-    """Return the network that an option names.
+    """Return the network in an option.
 
     Raises:
-        SpaceError, UserError: it is none, or has no pretrained weights.
+        SpaceError, UserError: it is not a network, or has no pretrained weights.
     """
     config = backbone_space(text, "digits").config()
     component = config.component("model")
@@ -203,7 +203,7 @@ def _model(text: str) -> dict[str, Any]:
 
 
 def _usual_model(images: Any) -> dict[str, Any] | None:
-    """Return the first pretrained network at hand for photographs; for small pictures the quick model is better."""
+    """Return the first available pretrained network; None for small images, where the quick model is better."""
     import json
 
     from imgcls_search.jobs.inspect.looking import are_small

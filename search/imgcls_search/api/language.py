@@ -1,4 +1,4 @@
-"""What a space may contain, and which spaces come with the package: families, options, schema, shipped_spaces."""
+"""The space language and the spaces in the package: families, options, schema, shipped_spaces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def families(name: str | None = None) -> dict[str, Any]:
-    """Return each family of networks with a sentence, or the settings of one with ranges worth searching.
+    """Return each model family with a sentence, or the settings of one with ranges worth searching.
 
     Raises:
         UserError: There is no such family.
@@ -25,7 +25,7 @@ def options(section: str | None = None) -> list[Setting]:
     """Return every setting of a space with its type, range, default and meaning.
 
     Args:
-        section: Only this section, or what is below this path, such as `training` or `model.vit`.
+        section: Only this section, or the settings below this path, such as `training` or `model.vit`.
 
     Raises:
         UserError: There is no such section.
@@ -45,7 +45,7 @@ def schema() -> dict[str, Any]:
 
 
 def shipped_spaces() -> dict[str, str]:
-    """Return the names of the spaces that come with the package, which `run` accepts, each with a sentence."""
+    """Return the names of the spaces in the package, which `run` accepts, each with a sentence."""
     from imgcls_search.space import shipped
 
     return {name: shipped.about(name) for name in shipped.names()}

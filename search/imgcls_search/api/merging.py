@@ -1,4 +1,4 @@
-"""Several studies made into one: merge."""
+"""Merge several studies into one: merge."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def merge(
         storage: A PostgreSQL database of studies instead of SQLite files.
 
     Raises:
-        StudyError: A study is missing, in use, or of another space or data set; or there is one of the new name.
+        StudyError: A study is missing, in use, or has another space or data set; or the new name is taken.
     """
     if isinstance(names, (str, Study)) or not all(isinstance(one, (str, Study)) for one in names):
         raise UserError("merge: got something else than studies; allowed: a list of names, or of studies")
@@ -41,7 +41,7 @@ def merge(
 
 
 def merge_studies(sources: Sequence[StudyFiles], name: str, studies: Path) -> tuple[StudyFiles, list[MergedFrom]]:
-    """Merge studies into one of a name; return it, and where its trials come from.
+    """Merge studies into a new one; return it, and the origin of its trials.
 
     Raises:
         StudyError: they cannot be merged, or the name is taken.

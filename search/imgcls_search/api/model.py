@@ -99,10 +99,10 @@ class Predictions:
 
 
 class Model:
-    """A folder that `export` wrote."""
+    """A model in a folder that `export` wrote."""
 
     def __init__(self, folder: Path, bundle: Bundle) -> None:
-        """Make a model of a bundle; use `load_model` instead."""
+        """Create a model from a bundle; use `load_model` instead."""
         self.folder = folder
         self.bundle = bundle
 
@@ -113,7 +113,7 @@ class Model:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images as the network sees them."""
+        """Channels, height and width of the network's input images."""
         channels, height, width = self.bundle.artifact.pixel_shape
         return channels, height, width
 
@@ -195,7 +195,7 @@ class Model:
 
 
 def load_model(folder: PathLikeText) -> Model:
-    """Load a folder that `export` wrote, and check its files; needs no torch.
+    """Load a folder that `export` wrote, and check its files; does not need torch.
 
     Raises:
         DeployError: It is not such a folder, or it is incomplete.
@@ -208,10 +208,10 @@ def load_model(folder: PathLikeText) -> Model:
 
 
 def _items(images: Any) -> Iterator[Path | InMemory]:
-    """Yield images as `classify` takes them.
+    """Yield images in the form for `classify`.
 
     Raises:
-        UserError: one is of another kind.
+        UserError: an image is of another kind.
     """
     if isinstance(images, (str, PathLike)):
         yield Path(images)

@@ -1,4 +1,4 @@
-"""What arguments that several functions take stand for: a space, images, a study, a duration."""
+"""Convert arguments that several functions share: a space, images, a study, a duration."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def read_space_of(
     skip_unreadable: bool = False,
     unlabeled: str | None = None,
 ) -> Space:
-    """Return the space of a file or of nested dictionaries, with what other arguments change in it.
+    """Return the space in a file or in nested dictionaries, after the changes of other arguments.
 
     Raises:
-        SpaceError, UserError: the space, or an argument, says something that is not allowed.
+        SpaceError, UserError: the space or an argument is not allowed.
     """
     from imgcls_search.catalog import catalog, refuse_contradictions
     from imgcls_search.orchestrator.code_used import refuse_unfit
@@ -74,10 +74,10 @@ def _parsed(
 
 
 def changes_of(changes: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Return paths with values as YAML, as `--set` gives them.
+    """Return paths with values as YAML, as in `--set`.
 
     Raises:
-        SpaceError: a value is no plain one.
+        SpaceError: a value is not a plain one.
     """
     from imgcls_search.space.problems import Report
     from imgcls_search.space.value_nodes import node_of
@@ -99,10 +99,10 @@ def with_settings(
     workers: int | None = None,
     timeout: Duration | None = None,
 ) -> list[tuple[str, str]]:
-    """Return changes of a space with those that a name, a number of workers and a timeout stand for.
+    """Return changes of a space, extended by name, number of workers and timeout.
 
     Raises:
-        UserError: the timeout is none.
+        UserError: the timeout is not a duration.
     """
     found = list(changes)
     if workers is not None:
@@ -118,7 +118,7 @@ def seconds_of(duration: Duration, option: str) -> float:
     """Return a duration in seconds.
 
     Raises:
-        UserError: it is none, or too long for a clock.
+        UserError: it is not a duration, or is too long for a clock.
     """
     seconds = durations.parse(str(duration))
     if not seconds or not math.isfinite(seconds):
@@ -129,16 +129,16 @@ def seconds_of(duration: Duration, option: str) -> float:
 
 
 def component_of_data(text: str | None, changes: Sequence[tuple[str, str]] = ()) -> Any:
-    """Return the data component that a text such as `folder:photos` names, checked as a space file's would be.
+    """Return the data component of a text such as `folder:photos`, checked as in a space file.
 
-    None where nothing is given. `changes` are paths below `data`, with the values that they get.
+    Return None for None. `changes` are paths below `data` with new values.
     """
     if text is None:
         return None
     from imgcls_search.catalog import catalog
     from imgcls_search.space import parse
 
-    # A study's name would be made of the source's; this space is no study's.
+    # This space belongs to no study; its name would be made from the source's.
     unnamed = [("study.name", "unnamed"), *changes]
     space = parse("model: {lenet5: {}}", catalog(), source=f"--data {text}", overrides=unnamed, data=text)
     return space.first().component("data")
@@ -154,7 +154,7 @@ def images_of(
     """Return the data component of a folder, a table, or a data set such as `digits`.
 
     Raises:
-        UserError: an argument says something that is not allowed.
+        UserError: an argument is not allowed.
     """
     text = as_data(data)
     name = text.partition(":")[0]
@@ -172,7 +172,7 @@ def images_of(
 
 
 def as_data(data: PathLikeText) -> str:
-    """Return images as `--data` names them: a path stands for the folder or the table that is there.
+    """Return images in the form of `--data`: a path becomes a folder or a table.
 
     Raises:
         UserError: it is neither a text nor a path.
@@ -191,10 +191,10 @@ def as_data(data: PathLikeText) -> str:
 
 
 def study_files_of(name: str, studies: PathLikeText, storage: str | None) -> StudyFiles:
-    """Return where a study of a name is.
+    """Return the files of a study by its name.
 
     Raises:
-        StudyError: there can be no study of such a name.
+        StudyError: the name is not allowed for a study.
     """
     from imgcls_search.study.address import settle
     from imgcls_search.study.files import find_study
@@ -203,7 +203,7 @@ def study_files_of(name: str, studies: PathLikeText, storage: str | None) -> Stu
 
 
 def unlabeled_of(images: PathLikeText | None) -> str | None:
-    """Return images to pretrain on as `--unlabeled` names them; `train` stands for those of the training split.
+    """Return pretraining images in the form of `--unlabeled`, None for those of the training split.
 
     Raises:
         UserError: they are neither a text nor a path.
@@ -212,25 +212,25 @@ def unlabeled_of(images: PathLikeText | None) -> str | None:
 
 
 def name_of(space: SpaceLike) -> str:
-    """Return what messages call a space."""
+    """Return the name of a space for messages."""
     return "space" if isinstance(space, Mapping) else str(space)
 
 
 def refuse_other(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not among the allowed ones.
+    """Refuse a value that is not among the allowed ones.
 
     Raises:
-        UserError: it is not.
+        UserError: the value is not allowed.
     """
     if value not in allowed:
         raise UserError(f"{name}: {value!r} is not allowed; allowed: {', '.join(allowed)}")
 
 
 def refuse_below(name: str, value: int, least: int) -> None:
-    """Refuse a number that is too small.
+    """Refuse a number below a minimum.
 
     Raises:
-        UserError: it is, or is no whole number.
+        UserError: the value is too small, or not a whole number.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{name}: {value!r} is not allowed; allowed: a whole number >= {least}")

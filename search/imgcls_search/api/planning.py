@@ -1,4 +1,4 @@
-"""How long a search will take: plan."""
+"""Estimate the duration of a search: plan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long a search is expected to take."""
+    """The expected duration of a search."""
 
     workers: int
     """Trials at a time."""
@@ -48,7 +48,7 @@ class Plan:
 
     trials: int
     seconds: float
-    """For all trials, and for the pretraining that they need."""
+    """For all trials, including the pretraining they need."""
 
     timeout: float | None
     trials_in_timeout: int | None
@@ -57,7 +57,7 @@ class Plan:
     pretraining_seconds: float
 
     def lines(self) -> list[str]:
-        """Return it as sentences."""
+        """Return the plan as sentences."""
         found = [
             f"{counted('epoch', self.measured_epochs)} of {counted('random trial', self.measured_trials)}: "
             f"{durations.show(self.epoch_seconds)} an epoch ({durations.show(self.fastest_seconds)} to "
@@ -143,7 +143,7 @@ def make_plan(
     studies: Path,
     screens: Screens,
 ) -> Plan:
-    """Train a few random trials for a few epochs, and work out the rest.
+    """Train a few random trials for a few epochs, and extrapolate.
 
     Raises:
         UserError: the space, the images or the device is not usable.

@@ -1,4 +1,4 @@
-"""A network pretrained without labels, outside a search: pretrain."""
+"""Pretrain a network without labels, outside a search: pretrain."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def pretraining_of(
     studies: Path,
     storage: str | None,
 ) -> Pretraining:
-    """Return what to pretrain, and where the weights go.
+    """Return the pretraining to run, with its output file.
 
     Raises:
-        UserError: the space does not say how to pretrain.
+        UserError: the space does not configure a pretraining.
     """
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.pretrain import Pretraining

@@ -1,4 +1,4 @@
-"""Training images beside their augmented versions: augment_preview."""
+"""Training images next to their augmented versions: augment_preview."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Preview:
     path: Path
     rows: int
     settings: tuple[str, ...]
-    """The augmentation that was drawn; what is off is left out."""
+    """The augmentation that was drawn, without operations that are off."""
 
     def _repr_html_(self) -> str:
         from imgcls_search.api.frames import card
@@ -49,13 +49,13 @@ def augment_preview(
     studies: PathLikeText = Path("studies"),
     progress: bool | None = None,
 ) -> Preview:
-    """Draw training images beside their augmented versions, as a contact sheet that a notebook shows.
+    """Draw training images next to their augmented versions, as a contact sheet that a notebook shows.
 
     Args:
         space: The path of a YAML file, or the same as nested dictionaries.
         output: The PNG file to write.
         data: Other images: a folder, a table, or a data set such as `digits`.
-        rows: How many images.
+        rows: Number of images.
         seed: Seed of the configuration and of the augmentation.
         first: Use the first choice and the lowest value of each setting instead of random ones.
         changes: Values of the space to set, by path, such as `{"augment.policy": "trivial"}`.

@@ -1,4 +1,4 @@
-"""Other strategies on the recorded curves of a study: replay."""
+"""Replay other strategies on the recorded curves of a study: replay."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from imgcls_search.study.files import StudyFiles
 
 Strategy = str | Mapping[str, Any]
-"""A sampler or a pruner as a space has it: a name, or `{name: {setting: value}}`."""
+"""A sampler or a pruner in the form of a space: a name, or `{name: {setting: value}}`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replays:
-    """What strategies would have cost and found on the curves of a study."""
+    """The cost and the findings of strategies on the curves of a study."""
 
     study: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    """A strategy each, as the command prints it."""
+    """One row per strategy, as the command prints it."""
 
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
@@ -66,10 +66,10 @@ def replay_strategies(
     share: float,
     max_epochs: int | None,
 ) -> Replays:
-    """Replay each sampler, written as in a space, with each pruner; none named are those of the study.
+    """Replay each sampler, in the form of a space, with each pruner; by default those of the study.
 
     Raises:
-        UserError: an argument says something that is not allowed.
+        UserError: an argument is not allowed.
         StudyError: the study has too few curves.
     """
     from imgcls_search.catalog import catalog
@@ -105,10 +105,10 @@ def replay_strategies(
 
 
 def strategies_of(given: Strategy | Sequence[Strategy], path: str) -> list[str]:
-    """Return samplers or pruners as `--sampler` and `--pruner` name them.
+    """Return samplers or pruners in the form of `--sampler` and `--pruner`.
 
     Raises:
-        SpaceError: a value is no plain one.
+        SpaceError: a value is not a plain one.
     """
     several = [given] if isinstance(given, (str, Mapping)) else list(given)
     return [value for one in several for _, value in changes_of({path: one})]
@@ -145,7 +145,7 @@ def _cells(found: Replayed, metric: str, images: int | None) -> tuple[str, ...]:
 
 
 def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a strategy with each bound of its intervals in a column of its own."""
+    """Return a strategy with a column for each bound of its intervals."""
     row: dict[str, Any] = {}
     for name, value in found.items():
         row |= {f"{name}.{bound}": one for bound, one in value.items()} if isinstance(value, Mapping) else {name: value}

@@ -1,4 +1,4 @@
-"""A written report, which a notebook shows."""
+"""A written report that a notebook can show."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from imgcls_search.api.frames import card
 
 LARGEST_SHOWN = 8_000_000
-"""Bytes of a page that a notebook shows whole; of a larger one it says where it is."""
+"""Size limit in bytes for pages that a notebook shows; for larger ones it shows the path."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The page of a study."""
+    """The report page of a study."""
 
     path: Path
     study: str
 
     @property
     def html(self) -> str:
-        """The page."""
+        """The HTML of the page."""
         return self.path.read_text(encoding="utf-8")
 
     def _repr_html_(self) -> str:
@@ -31,6 +31,6 @@ class Report:
         head = card(f"Report of {self.study}", [f"{self.path} ({size / 1e6:.1f} MB)"])
         if size > LARGEST_SHOWN:
             return head
-        # Without any permission the page runs nothing, and its text cannot leave its frame. It has its own colours.
+        # Sandboxed: the page cannot run scripts, and its text cannot leave the frame. It has its own colours.
         page = html.escape(self.html, quote=True)
         return f'{head}<iframe sandbox srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'

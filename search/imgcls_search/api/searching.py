@@ -1,4 +1,4 @@
-"""Searches: run."""
+"""Run searches: run."""
 
 from __future__ import annotations
 
@@ -92,18 +92,18 @@ def run(
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A search whose study is known, before it begins."""
+    """A search with its study, before it starts."""
 
     space: Space
     files: StudyFiles
 
     @classmethod
     def of(cls, space: Space, source: str, studies: Path, storage: str | None) -> Search:
-        """Find the study of a space; `source` is what the space is called.
+        """Find the study of a space; `source` names the space in messages.
 
         Raises:
-            UserError: nothing is searched in it, or the storage is none.
-            DataError: its images are not there.
+            UserError: nothing is searched in the space, or the storage is not a valid address.
+            DataError: its images do not exist.
         """
         from imgcls_search.data import must_exist
         from imgcls_search.executors import processes
@@ -111,7 +111,7 @@ class Search:
         from imgcls_search.study.address import settle
         from imgcls_search.study.files import find_study
 
-        # Torch is imported in another process while this one imports Optuna.
+        # Another process imports torch while this one imports Optuna.
         processes.warm_up()
         if space.is_config:
             raise UserError(f"{source}: nothing is searched in it; train it with: imgcls-search train {source}")
@@ -121,12 +121,12 @@ class Search:
         return cls(space=space, files=find_study(studies, space.name, address))
 
     def run(self, screens: Screens, *, cluster: str | None = None, extends: bool = False) -> Outcome:
-        """Search, and return how that ended.
+        """Run the search, and return how it ended.
 
         Raises:
             UserError: the space, the data, the device or the study is not usable.
-            NoResultError: no configuration can be tried, or trials keep failing alike.
-            KeyboardInterrupt: Ctrl-C came twice, or before the first trial.
+            NoResultError: no configuration can be tried, or trials keep failing the same way.
+            KeyboardInterrupt: Ctrl-C was pressed twice, or before the first trial.
         """
         from imgcls_search.orchestrator.begin import run as run_search
 
@@ -136,14 +136,14 @@ class Search:
 
 
 def stop_as_asked(ending: str) -> None:
-    """Do what a signal means to the program, now that the search has saved.
+    """Forward a signal to the program after the search has saved.
 
     Raises:
-        KeyboardInterrupt: it was Ctrl-C.
+        KeyboardInterrupt: the signal was Ctrl-C.
     """
     if ending == "interrupted":
         raise KeyboardInterrupt("stopped and saved; the same call resumes the search")
     if ending == "terminated":
-        # The program's own handler, or the system's, which ends it.
+        # Call the program's own handler, or the system's, which ends it.
         signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt("stopped and saved; the same call resumes the search")

@@ -1,4 +1,4 @@
-"""What surrounds a call: who sees its progress, and a program that finds everything as it was afterwards."""
+"""The context of a call: show its progress, and leave the program's state unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imgcls_search.views.screens import Screens
 
-# A library prints nothing on its own: the program decides what to show.
+# A library prints nothing by itself: the program decides what to show.
 logging.getLogger("imgcls_search").addHandler(logging.NullHandler())
 
 
@@ -23,16 +23,16 @@ logging.getLogger("imgcls_search").addHandler(logging.NullHandler())
 def session(
     progress: bool | None, weights_dir: str | PathLike[str] | None = None, *, uses_torch: bool = False
 ) -> Iterator[Screens]:
-    """Yield what shows progress; a folder of weights and the state of torch end with the call.
+    """Yield the progress screens; the weights folder and changes to torch's state last for the call only.
 
-    `progress` None shows it on a terminal and in a notebook only.
+    With `progress` None, they show on a terminal and in a notebook only.
     """
     with _environment(weights_dir), _state_of_torch() if uses_torch else contextlib.nullcontext():
         yield screens_for(progress)
 
 
 def screens_for(progress: bool | None) -> Screens:
-    """Return what shows progress."""
+    """Return the progress screens."""
     from imgcls_search.views.screens import ConsoleScreens, SilentScreens
 
     notebook = _is_notebook()
@@ -64,7 +64,7 @@ def _is_terminal() -> bool:
 
 @contextlib.contextmanager
 def _environment(weights_dir: str | PathLike[str] | None) -> Iterator[None]:
-    """Look for weights in a folder first, here and in the processes of this call."""
+    """Search a folder for weights first, in this process and those of this call."""
     from imgcls_search.models.weights_files import VARIABLE, add_folder
 
     before = os.environ.get(VARIABLE)
@@ -81,7 +81,7 @@ def _environment(weights_dir: str | PathLike[str] | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _state_of_torch() -> Iterator[None]:
-    """Give back the random numbers, threads and switches of torch, NumPy and Python as they were."""
+    """Restore the random states, threads and switches of torch, NumPy and Python afterwards."""
     import numpy as np
     import torch
 

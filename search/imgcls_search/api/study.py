@@ -1,4 +1,4 @@
-"""A study as an object: what was found, and what can be done with it."""
+"""A study as an object: its findings, and its operations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Study(Findings):
-    """A study; each property and method reads the database when you use it."""
+    """A study; each property and method reads the database on access."""
 
     def confirm(
         self,
@@ -294,7 +294,7 @@ class Study(Findings):
             changes: Values of the space to set, by path, such as `{"optimizer.adamw.lr": 3e-3}`.
 
         Raises:
-            UserError: The space has no such setting, or nothing is named.
+            UserError: The space has no such setting, or `changes` is empty.
         """
         from dataclasses import asdict
 
@@ -303,15 +303,15 @@ class Study(Findings):
         return asdict(ask(self.files, changes_of(changes)))
 
     def copy(self, to: PathLikeText, *, with_folder: bool = False) -> str:
-        """Copy the study as it is at one moment, even during a run; return the name of the copy's place.
+        """Copy the study as it is at one moment, even during a run; return the copy's location.
 
         Args:
             to: A file, a folder (ending in a slash), or the address of a PostgreSQL database; nothing is replaced.
             with_folder: Copy checkpoints and logs too; `to` is then a folder.
 
         Raises:
-            StudyError: The place is taken.
-            UserError: The place is not usable.
+            StudyError: The location is taken.
+            UserError: The location is not usable.
         """
         from imgcls_search.api.housekeeping import copy
 

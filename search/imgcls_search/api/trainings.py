@@ -1,4 +1,4 @@
-"""Trainings outside a search: train and evaluate."""
+"""Train and evaluate outside a search: train and evaluate."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def train(
     Args:
         config: A configuration: a trial, the path of a YAML file, or nested dictionaries without a choice.
         data: Other images: a folder, a table, or a data set such as `digits`.
-        seeds: How many times to train, each time with another seed.
+        seeds: Number of trainings, each with another seed.
         on: Train on the training images, or on the validation images too: `train` or `train+val`.
         out: The folder of the results; by default trained/NAME.
         changes: Values of the configuration by their paths.
@@ -100,10 +100,10 @@ def training_of(
     storage: str | None,
     say: Any,
 ) -> Training:
-    """Return what to train, how often and where the results go; `say` gets what is wrong with a file's origin.
+    """Return the training to run and its output folder; `say` receives problems with a file's origin.
 
     Raises:
-        UserError: the configuration says something that is not allowed.
+        UserError: the configuration is not allowed.
     """
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.retrain import Training
@@ -232,7 +232,7 @@ def evaluation_as_dict(found: Evaluation) -> EvaluationFacts:
 
 
 def by_severity(table: Mapping[tuple[str, int], float]) -> dict[str, dict[str, float]]:
-    """Return accuracies of worse pictures by corruption, then by severity."""
+    """Return the accuracies on corrupted images by corruption, then by severity."""
     found: dict[str, dict[str, float]] = {}
     for (name, severity), value in table.items():
         found.setdefault(name, {})[str(severity)] = value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial, as it was when it was read from the study."""
+    """A trial as it was when it was read from the study."""
 
     study: str
     number: int
@@ -30,14 +30,14 @@ class Trial:
     """The value of each objective; empty until the trial is complete."""
 
     params: Mapping[str, Any]
-    """The values that were searched, by path."""
+    """The values of the searched settings, by path."""
 
     config: Mapping[str, Any] = field(repr=False)
-    """Its whole configuration, which `train` accepts."""
+    """Its whole configuration, for `train`."""
 
     sizes: Mapping[str, float] = field(repr=False)
     metrics: Mapping[str, float] = field(repr=False)
-    """Of the last epoch."""
+    """Metrics of the last epoch."""
 
     classes: Mapping[str, Mapping[str, float]] = field(repr=False)
     """Precision, recall, F1 and support of each class, once it is complete."""
@@ -58,7 +58,7 @@ class Trial:
 
         found = describe(trial, record)
         return cls(
-            # An earlier state's trials are those of the study.
+            # Trials of an earlier state belong to the study.
             study=record.study.study_name if record.files is None else record.files.name,
             number=trial.number,
             state=found["state"],
@@ -76,7 +76,7 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """Epochs that it was trained."""
+        """Number of epochs it was trained."""
         return len(self.history)
 
     @property

@@ -1,4 +1,4 @@
-"""Files made of a study: a configuration, a bundle, a page."""
+"""Write files of a study: a configuration, a bundle, a page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_bundle(
     tta: ViewsName,
     to: Format,
 ) -> Any:
-    """Write trained weights as a bundle, and return what is known of it.
+    """Write trained weights as a bundle, and return its metrics.
 
     Raises:
         UserError: the folder exists, or the weights are not usable.

@@ -1,1 +1,1 @@
-"""Smaller and faster networks: teachers, removed weights, 8-bit integers."""
+"""Smaller and faster networks: distillation, pruning, 8-bit quantization."""

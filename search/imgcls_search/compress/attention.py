@@ -1,4 +1,4 @@
-"""Self-attention whose number of heads does not follow from the width of its tokens."""
+"""Self-attention whose number of heads is independent of the width of its tokens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional
 
 
 class SlimAttention(nn.Module):
-    """Computes what torch's `nn.MultiheadAttention` computes for self-attention, and can lose single heads.
+    """Self-attention like torch's `nn.MultiheadAttention`, with support for removing single heads.
 
-    That one takes the width for the number of heads times the features of a head, which does not hold any more when
-    a head is gone.
+    torch's module requires that the width is the number of heads times the features of a head, which no longer holds
+    once a head is removed.
     """
 
     def __init__(self, whole: nn.MultiheadAttention) -> None:
@@ -28,7 +28,7 @@ class SlimAttention(nn.Module):
         self.outputs = _linear(whole.out_proj.weight, whole.out_proj.bias)
 
     def forward(self, query: Tensor, *others: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
-        """Take tokens [N, T, width], give tokens [N, T, width]; keys and values are the queries."""
+        """Return tokens [N, T, width] for tokens [N, T, width]; keys and values are the queries."""
         parts = self.inputs(query).unflatten(-1, (3, self.num_heads, self.head_features))
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
@@ -42,7 +42,7 @@ class SlimAttention(nn.Module):
         return rows + columns
 
     def drop_heads(self, places: list[int]) -> None:
-        """Take out the heads at some places."""
+        """Remove the heads with these indices."""
         from torch_pruning import prune_linear_in_channels, prune_linear_out_channels
 
         features = [head * self.head_features + each for head in places for each in range(self.head_features)]
@@ -53,7 +53,7 @@ class SlimAttention(nn.Module):
 
 
 def slim_attentions(model: nn.Module) -> None:
-    """Put `SlimAttention` in the place of each self-attention of torchvision's transformer blocks."""
+    """Replace each self-attention in torchvision's transformer blocks by `SlimAttention`."""
     from torchvision.models.vision_transformer import EncoderBlock
 
     for block in list(model.modules()):
@@ -65,7 +65,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     outputs, inputs = weight.shape
     with torch.device("meta"):
         layer = nn.Linear(inputs, outputs, bias=bias is not None)
-    # Parameters of the layer that was, so that nothing is drawn or copied.
+    # Reuse the original parameters, so that nothing is initialised or copied.
     given: dict[str, Any] = {"weight": weight} | ({"bias": bias} if bias is not None else {})
     for name, tensor in given.items():
         setattr(layer, name, nn.Parameter(tensor.detach()))

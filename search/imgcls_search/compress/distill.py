@@ -1,4 +1,4 @@
-"""Distillation: a loss that takes a teacher's answers for a part of the truth."""
+"""Distillation: a loss that mixes labels with a teacher's predictions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.nn import functional
 
 
 class Teaching:
-    """Adds what a teacher says of the same images to a loss (Hinton, Vinyals and Dean 2015, section 2).
+    """Adds a teacher's predictions for the same images to a loss (Hinton, Vinyals and Dean 2015, section 2).
 
     (1 - alpha) * loss + alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T)); T^2 keeps the size of the
-    gradients as the temperature T changes. The teacher sees the augmented, mixed images that the student sees. Of
-    several labels of an image each is a choice between having and not having it: KL is the mean over labels of that
-    between both networks' probabilities sigmoid(. / T).
+    gradients as the temperature T changes. The teacher sees the same augmented, mixed images as the student. With
+    several labels per image, KL is the mean over labels of the binary divergence between the networks' probabilities
+    sigmoid(. / T).
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Teaching:
         device: str,
         several: bool = False,
     ) -> None:
-        """`seen_as`, `taught_as`: the mean and deviation of each channel by which student and teacher normalise."""
+        """`seen_as`, `taught_as`: mean and deviation per channel in the normalisation of student and teacher."""
         self.teacher = teacher.to(device).eval().requires_grad_(False)
         self.temperature = temperature
         self.alpha = alpha

@@ -1,4 +1,4 @@
-"""Pruning: small weights set to zero, or whole channels, heads and hidden features really taken out."""
+"""Pruning: small weights set to zero, or whole channels, heads and hidden features removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.models.anatomy import Anatomy
 
 Shapes = dict[str, dict[str, Any]]
-"""What differs, module by module, from the network as its builder makes it: numbers of channels and the like."""
+"""Differences from the network that the builder makes, by module: numbers of channels and similar attributes."""
 
 Kind = Literal["unstructured", "structured"]
 
@@ -25,10 +25,10 @@ _LISTS = ("normalized_shape",)
 
 
 def prune(model: nn.Module, kind: Kind, amount: float, *, channels: int, image_size: ImageSize) -> Shapes:
-    """Prune a model in place; return what of its shape has changed.
+    """Prune a model in place; return its changed shapes.
 
     Raises:
-        BuildError: channels cannot be taken out of a model of this kind.
+        BuildError: this kind of model does not support removing channels.
     """
     if kind == "unstructured":
         zero_smallest(model, amount)
@@ -47,7 +47,7 @@ def zero_smallest(model: nn.Module, amount: float) -> None:
 
 
 def keep_zeros(model: nn.Module) -> Callable[[], None]:
-    """Return what sets to zero again each weight that is zero now; to be called after each step of an optimizer."""
+    """Return a function that resets all weights that are zero now; call it after each optimizer step."""
     masks = [(parameter, parameter != 0) for parameter in (getattr(*each) for each in _weights(model))]
 
     @torch.no_grad()
@@ -59,20 +59,20 @@ def keep_zeros(model: nn.Module) -> Callable[[], None]:
 
 
 def sparsity(model: nn.Module) -> float:
-    """Return the share of zeros among the weights of convolutions, linear layers and attention."""
+    """Return the share of zero weights in convolutions, linear layers and attention."""
     weights = [getattr(module, name) for module, name in _weights(model)]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     return float(zeros / max(1, sum(weight.numel() for weight in weights)))
 
 
 def shrink(model: nn.Module, amount: float, *, channels: int, image_size: ImageSize) -> Shapes:
-    """Take out the share `amount` of the channels of each layer, those with the smallest L1 norm; the head stays.
+    """Remove the share `amount` of the channels of each layer, those with the smallest L1 norm; the head stays.
 
-    Transformers lose attention heads and hidden features of their MLPs; the width of their tokens stays. On the meta
-    device, which holds no numbers, any are taken: the shapes are the same.
+    Transformers lose attention heads and hidden features of their MLPs; their token width stays. On the meta device,
+    which stores no numbers, the choice is arbitrary: the shapes are the same.
 
     Raises:
-        BuildError: the model is neither a network of convolutions nor of torchvision's transformer blocks.
+        BuildError: the model consists neither of convolutions nor of torchvision's transformer blocks.
     """
     before = copy.deepcopy(model)
     slim_attentions(before)
@@ -91,10 +91,10 @@ def shrink(model: nn.Module, amount: float, *, channels: int, image_size: ImageS
 
 
 def rebuild(model: nn.Module, shapes: Mapping[str, Mapping[str, Any]], state: Mapping[str, Tensor]) -> None:
-    """Give a model as its builder makes it the shape of a pruned one, and that one's weights.
+    """Give a freshly built model the shapes and weights of a pruned one.
 
     Raises:
-        RuntimeError, KeyError, AttributeError: they are not of this model.
+        RuntimeError, KeyError, AttributeError: the shapes or weights belong to another model.
     """
     slim_attentions(model)
     for name, attributes in shapes.items():
@@ -131,7 +131,7 @@ def _shrink_convolutions(model: nn.Module, amount: float, images: Tensor) -> Non
         importance = torch_pruning.importance.GroupMagnitudeImportance(p=1)
     try:
         with warnings.catch_warnings():
-            # It guesses, rightly, that the scale of a ConvNeXt block goes with the channels, and says so.
+            # It guesses, correctly, that the scale of a ConvNeXt block belongs to the channels, and warns about it.
             warnings.filterwarnings("ignore", "Unwrapped parameters detected", UserWarning)
             torch_pruning.pruner.BasePruner(
                 model, images, importance, pruning_ratio=amount, ignored_layers=[_head(model)]
@@ -153,7 +153,7 @@ def _shrink_transformer(model: nn.Module, amount: float) -> None:
 
 
 def _hidden_layers(module: nn.Module) -> tuple[nn.Linear, nn.Linear] | None:
-    """Return both layers of torchvision's MLP block of a transformer."""
+    """Return both layers of torchvision's MLP block in a transformer."""
     from torchvision.ops import MLP
 
     if not isinstance(module, MLP):
@@ -170,7 +170,7 @@ def _drop_features(first: nn.Linear, second: nn.Linear, places: list[int]) -> No
 
 
 def _weakest(norms: Tensor, amount: float) -> list[int]:
-    """Return the places of the smallest norms; at least one place is left out of it."""
+    """Return the indices of the smallest norms; at least one index stays out."""
     count = min(int(amount * len(norms)), len(norms) - 1)
     if norms.device.type == "meta":
         return list(range(count))
@@ -185,7 +185,7 @@ def _head(model: nn.Module) -> nn.Module:
     anatomy = getattr(model, "anatomy", None)
     if isinstance(anatomy, Anatomy):
         return model.get_submodule(anatomy.head)
-    # A family from elsewhere need not tell: then its last layer is what gives the logits.
+    # A family of another package may lack an anatomy: take the last layer as the head.
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     if not layers:
         raise _refusal("it has no layer of channels")

@@ -1,4 +1,4 @@
-"""Eight-bit integers in place of floats, by ONNX Runtime's quantizer. Never torch."""
+"""Quantize exported networks to 8-bit integers with ONNX Runtime's quantizer. Never imports torch."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ WEIGHTED = ["Conv", *MATRIX_PRODUCTS]
 
 LEAST_WEIGHTS = 8192
 LEAST_MACS = 100_000
-"""Smaller products lose more by finding the range of their inputs than they gain (ViTs of width 32 to 192)."""
+"""Smaller products lose more by measuring the range of their inputs than they gain (ViTs of width 32 to 192)."""
 
 
 def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> str:
-    """Write an exported file with 8-bit weights, per channel; return the mode used, which `auto` leaves open.
+    """Write an exported file with 8-bit weights, per channel; return the mode used, as chosen by `auto`.
 
-    `static` fixes the range of every activation by the calibration images, uint8 [N, C, H, W]; `dynamic` finds the
-    new ranges for each image, in matrix products only. `auto` takes static for networks whose work is mostly
-    convolutions, dynamic for others, in products that are large enough to gain by it, and `none` where there are none:
-    the file is then copied. The normalisation at the head stays in floats.
+    `static` fixes the range of every activation with the calibration images, uint8 [N, C, H, W]; `dynamic` measures the
+    range per image, in matrix products only. `auto` uses static for networks that mostly compute convolutions,
+    otherwise dynamic for products large enough to gain from it, and `none` if there are none: the file is then copied.
+    The normalisation at the beginning stays in floats.
 
     Raises:
-        DeployError: the quantizer cannot take the model, a tensor of it is in another file, or there are no calibration
-            images.
+        DeployError: the quantizer cannot handle the model, a tensor of it is in another file, or there are no
+            calibration images.
     """
     if not source.is_file():
         raise DeployError(f"{source}: no such ONNX file")
@@ -62,7 +62,7 @@ def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> 
                 _mark(result, used)
         except DeployError:
             raise
-        # The quantizer raises whatever its parts raise.
+        # The quantizer raises exceptions of any type.
         except Exception as error:
             raise DeployError(f"{source}: the quantizer cannot take this model ({first_line(error)})") from error
         atomic.publish(result, target)
@@ -95,7 +95,7 @@ def _static(prepared: Path, result: Path, calibration: Pixels, *, head: list[str
         _reader(calibration),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        # Without VNNI two products of 8 bits overflow 16: weights of 7 bits are safe on every processor.
+        # Without VNNI, the sum of two 8-bit products overflows 16 bits: 7-bit weights are safe on every processor.
         reduce_range=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
@@ -110,7 +110,7 @@ def _dynamic(prepared: Path, result: Path, products: list[str]) -> None:
         prepared,
         result,
         op_types_to_quantize=MATRIX_PRODUCTS,
-        # The quantizer replaces every Gemm by a MatMul of this name before it looks.
+        # The quantizer first replaces every Gemm by a MatMul of this name.
         nodes_to_quantize=[*products, *(f"{name}_MatMul" for name in products)],
         per_channel=True,
         reduce_range=True,
@@ -130,13 +130,13 @@ class _Part:
 
 
 def _work(model: ModelProto) -> list[_Part]:
-    """Return the nodes with weights of a model, by the shapes that one image gives."""
+    """Return the nodes of a model that have weights, with shapes for one image."""
     import onnx
 
     single = onnx.ModelProto()
     single.CopyFrom(model)
     single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    # What was inferred for any number of images stands in the way.
+    # Remove the shapes that were inferred for any number of images.
     del single.graph.value_info[:], single.graph.output[0].type.tensor_type.shape.dim[:]
     graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)}
@@ -149,16 +149,16 @@ def _work(model: ModelProto) -> list[_Part]:
 
 
 def _part(node: NodeProto, weights: list[int], outputs: list[int]) -> _Part:
-    # Each number that comes out is a sum over the weights of one output channel.
+    # Each output number is a sum over the weights of one output channel.
     count, out = math.prod(weights), outputs[1 if node.op_type == "Conv" else -1] if outputs else 1
     return _Part(node.name, node.op_type, count, math.prod(outputs) * count // max(out, 1))
 
 
 def _prepare(source: Path, prepared: Path) -> None:
-    """Write a copy in which every tensor's shape is known, without which the quantizer leaves it in floats."""
+    """Write a copy in which every tensor's shape is known; otherwise the quantizer leaves it in floats."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    # The exporter notes all shapes with symbols in them; to find them symbolically would import torch.
+    # The exporter already stores all shapes with symbols; symbolic inference would import torch.
     quant_pre_process(str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
     import onnx
 
@@ -168,7 +168,7 @@ def _prepare(source: Path, prepared: Path) -> None:
 
 
 def _head(model: ModelProto) -> list[str]:
-    """Return the names of the nodes that normalise the pixels: all before the first one with weights."""
+    """Return the names of the nodes that normalise the pixels: all before the first node with weights."""
     names = []
     for node in model.graph.node:
         if node.op_type in WEIGHTED:
@@ -178,7 +178,7 @@ def _head(model: ModelProto) -> list[str]:
 
 
 def _mark(result: Path, mode: str) -> None:
-    """Note the mode in the file: its user must know how images may be batched."""
+    """Store the mode in the file: its users must know how images may be batched."""
     import onnx
 
     model = onnx.load(str(result))
@@ -202,7 +202,7 @@ def _reader(calibration: Pixels) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the quantizer's advice, which goes to the root logger; errors are raised."""
+    """Silence the quantizer's advice, which goes to the root logger; errors are still raised."""
     logging.disable(logging.WARNING)
     try:
         yield

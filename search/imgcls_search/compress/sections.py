@@ -1,4 +1,4 @@
-"""What the sections `distill`, `prune` and `quantize` may say, and what a configuration says there. Without torch."""
+"""The options of the sections `distill`, `prune` and `quantize`, and their values. Does not import torch."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ FinetuneRate = Annotated[float, Arg("peak learning rate of these epochs / the op
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """A loss that takes a teacher's answers for a part of the truth."""
+    """A loss that mixes labels with a teacher's predictions."""
 
     kind: Literal["timm", "file", "study"]
     source: str
-    """timm's name of the network, the weights file, or the name of the study."""
+    """timm's name of the network, the path of a weights file, or the name of a study."""
 
     temperature: float
     alpha: float
     weights: str | None = None
-    """The weights of a network of timm: `imagenet`, or the path of a file."""
+    """Weights of a timm network: `imagenet`, or the path of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
-    """What is removed of a trained network, and how long it is trained afterwards."""
+    """Pruning of a trained network, and the training afterwards."""
 
     kind: Literal["unstructured", "structured"]
     amount: float
@@ -48,7 +48,7 @@ class Pruning:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """How an exported network is brought to 8-bit integers."""
+    """Quantization of an exported network to 8-bit integers."""
 
     mode: Literal["auto", "static", "dynamic"]
     calibration_images: int
@@ -152,23 +152,23 @@ QUANTIZE: Mapping[str, Callable[..., Quantization | None]] = {"none": no_quantiz
 
 
 def distillation(config: TrialConfig) -> Distillation | None:
-    """Return how a configuration distils, None where it does not."""
+    """Return the distillation of a configuration, None if it has none."""
     found: Distillation | None = _plan(config, "distill", DISTILL)
     return found
 
 
 def pruning(config: TrialConfig) -> Pruning | None:
-    """Return how a configuration prunes, None where it does not."""
+    """Return the pruning of a configuration, None if it has none."""
     found: Pruning | None = _plan(config, "prune", PRUNE)
     return found
 
 
 def quantization(config: TrialConfig) -> Quantization | None:
-    """Return how a configuration quantizes, None where it does not."""
+    """Return the quantization of a configuration, None if it has none."""
     found: Quantization | None = _plan(config, "quantize", QUANTIZE)
     return found
 
 
 def _plan(config: TrialConfig, section: str, registry: Mapping[str, Callable[..., Any]]) -> Any:
-    # Configurations that are older than these sections say nothing of them.
+    # Configurations older than these sections lack them.
     return build(registry, config.component(section)) if section in config.tree else None

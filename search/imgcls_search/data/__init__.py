@@ -1,4 +1,4 @@
-"""Images: where they come from, how they are split and sealed, decoded once and augmented."""
+"""Image data: sources, splits and sealed test sets, decoded once and augmented."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ DATASETS: Mapping[str, Callable[..., Source]] = {
     "torchvision": torchvision_set,
     "custom": custom,
 }
-"""Builders take everything from the space file and return a `Source`; no image is decoded yet."""
+"""Builders take all arguments from the space file and return a `Source`; they decode no image yet."""
 
 
 def known_shape(component: Component, cache: Path | None = None) -> tuple[int | None, int | None, int | None]:
-    """Return the side of a data set's images, their channels and the number of classes, None for what is not known.
+    """Return the image side, channels and number of classes of a data set, None for unknown values.
 
-    Nothing is read but the names in a folder that is there.
+    Only the names in an existing folder are read.
     """
     match component.name:
         case "digits":
@@ -104,22 +104,22 @@ def known_shape(component: Component, cache: Path | None = None) -> tuple[int | 
 
 
 def has_several_labels(component: Component) -> bool:
-    """Tell whether a data section says that an image may have several labels, or none, instead of one class."""
+    """Tell whether a data section allows several labels per image, or none, instead of one class."""
     args = component.args
     is_of_columns = isinstance(args.get("label"), (list, tuple))
     return args.get("separator") is not None or is_of_columns or args.get("labels") == "several"
 
 
 def is_of_files(component: Component) -> bool:
-    """Tell whether a data set is made of a user's own files, which may change, move or be damaged."""
+    """Tell whether a data set consists of the user's own files, which may change, move or be damaged."""
     return component.name in ("folder", "table")
 
 
 def skipping_unreadable(component: Component) -> Component:
-    """Return a data set that leaves out what cannot be read, as `--skip-unreadable` asks for.
+    """Return a data set that skips unreadable images, for `--skip-unreadable`.
 
     Raises:
-        UserError: it is not made of files.
+        UserError: the data set is not a folder or a table.
     """
     if not is_of_files(component):
         raise UserError(
@@ -129,7 +129,7 @@ def skipping_unreadable(component: Component) -> Component:
 
 
 def file_root(component: Component) -> Path | None:
-    """Return the folder that the names of a data set's images start from, None where they are not in files."""
+    """Return the folder that image names are relative to, None if the images are not in files."""
     args = _located(component).args
     if component.name == "table" and args.get("root") is None:
         return Path(args["file"]).expanduser().resolve().parent
@@ -137,7 +137,7 @@ def file_root(component: Component) -> Path | None:
 
 
 def is_there(component: Component) -> bool:
-    """Tell whether the images of a data section are on this machine, in files."""
+    """Tell whether the images of a data section are files on this machine."""
     if not is_of_files(component):
         return False
     args = _located(component).args
@@ -145,10 +145,10 @@ def is_there(component: Component) -> bool:
 
 
 def must_exist(component: Component) -> None:
-    """Refuse a data set whose folder or table is not there, without looking into it.
+    """Refuse a data set whose folder or table does not exist, without reading it.
 
     Raises:
-        DataError: there is no such folder or table, or it is none, and nothing says to fetch it.
+        DataError: the folder or table is missing or of the wrong kind, and `download` is off.
     """
     if "file" in component.args:
         file = expand_path(component.args["file"], f"{component.path}.file").resolve()
@@ -169,10 +169,10 @@ def must_exist(component: Component) -> None:
 
 
 def describe(component: Component, cache: Path | None = None) -> Source:
-    """Build the source that a configuration's `data` section names; hashes of its files are remembered in `cache`.
+    """Build the source of a configuration's `data` section; hashes of its files are cached in `cache`.
 
     Raises:
-        BuildError: there is no such data set, or it has no use for an argument's value.
+        BuildError: there is no such data set, or an argument's value has no effect.
         DataError: the images are missing or cannot be split.
     """
     if component.name not in DATASETS:
@@ -185,7 +185,7 @@ def describe(component: Component, cache: Path | None = None) -> Source:
         with remembering:
             return DATASETS[component.name](**located.args)
     except BuildError as error:
-        # A builder knows its argument, not where in the file it stands.
+        # A builder does not know the full path of its argument in the file.
         raise BuildError(f"{component.path}.{error.path}", error.message) from error
 
 
@@ -202,11 +202,11 @@ def _refuse_idle_val(component: Component) -> None:
 
 
 def comes_with(component: Component, split: Split) -> bool:
-    """Tell whether a data set is a folder or a table that has a split of its own, where nothing need be cut for it.
+    """Tell whether a data set is a folder or a table that comes with a split, so that none has to be cut.
 
     Raises:
-        BuildError: the path names a variable that is not set.
-        DataError: the table cannot be read, or lacks its column of splits.
+        BuildError: the path uses a variable that is not set.
+        DataError: the table cannot be read, or lacks its split column.
     """
     if component.name == "table":
         args = _located(component).args
@@ -215,12 +215,12 @@ def comes_with(component: Component, split: Split) -> bool:
 
 
 def describe_whole(component: Component, only: Split | None = None) -> Source:
-    """Build a source to look at all of its images: there need not be enough of them to be cut into splits.
+    """Build a source of all images of a data set, even if they are too few to cut into splits.
 
     `only` is a split that the folder or table comes with, see `comes_with`.
 
     Raises:
-        BuildError: there is no such data set, or it has no use for an argument's value.
+        BuildError: there is no such data set, or an argument's value has no effect.
         DataError: the images are missing.
     """
     located = _located(component)
@@ -236,7 +236,7 @@ def describe_whole(component: Component, only: Split | None = None) -> Source:
 
 
 def _located(component: Component) -> Component:
-    """Return a data section whose folder and file are paths of this machine."""
+    """Return a data section with its folder and file as paths of this machine."""
     paths = {
         name: str(expand_path(component.args[name], f"{component.path}.{name}"))
         for name in ("root", "file")

@@ -1,4 +1,4 @@
-"""The files of one folder of the store: written whole or not at all, with checksums."""
+"""The files of one folder of the store: written completely or not at all, with checksums."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ from imgcls_search.rounding import size
 
 BATCH = 256
 SHOWN = 10
-"""Damaged images named in an error."""
+"""Number of damaged images listed in an error."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images done and of all."""
+"""Called with the number of images done and the total."""
 
 
 class SplitSummary(TypedDict, total=False):
-    """What is known of a decoded split; stores of earlier versions lack some of it."""
+    """Statistics of a decoded split; stores of earlier versions lack some of them."""
 
     mean: list[float]
-    """Of every channel, in 0..1."""
+    """Per channel, in 0..1."""
 
     std: list[float]
     count: int
     class_counts: list[int]
     repeated: int
-    """Images that are training images too."""
+    """Images that are also training images."""
 
     repeated_for_example: list[str]
     twins: int
-    """Images that are in another class too."""
+    """Images that are also in another class."""
 
     twins_for_example: list[str]
     blank: int
     blank_for_example: list[str]
     unreadable: list[str]
-    """What was left out, each with the reason."""
+    """Images that were left out, each with the reason."""
 
 
 Summaries = dict[Split, SplitSummary]
 
 
 def intact(folder: Path) -> Summaries | None:
-    """Return what `build` returned for a folder, None if it is not there, not whole or damaged."""
+    """Return what `build` returned for a folder, None if the folder is missing, incomplete or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         sound = all(_checksum(folder / name) == checksum for name, checksum in meta["files"].items())
@@ -79,12 +79,12 @@ def build(
     *,
     keeps_pixels: bool,
 ) -> Summaries:
-    """Decode splits into a folder and return what was seen of each; the caller holds the folder's lock.
+    """Decode splits into a folder and return a summary of each; the caller holds the folder's lock.
 
-    Without `keeps_pixels` the images are only looked at, so that a damaged one is found before any training.
+    Without `keeps_pixels`, the images are only checked, so that damaged ones are found before any training.
 
     Raises:
-        DataError: images that cannot be read, or too little space; nothing is kept then.
+        DataError: images cannot be read, or the disk is too small; nothing is kept.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     for stale in (folder, partial):
@@ -99,7 +99,7 @@ def build(
             except _UnreadableError as error:
                 if not source.skips_unreadable:
                     raise
-                # Once more without them: an array's header says first how many images follow.
+                # Start over without them: an array's header comes first and states the number of images.
                 kept = _without(source, error.found)
                 writer = _Writer(partial, kept, splits, frame, progress, keeps_pixels)
                 writer.left_out = error.found
@@ -110,7 +110,7 @@ def build(
 
 
 class _UnreadableError(DataError):
-    """Images of a source cannot be read."""
+    """Some images of a source cannot be read."""
 
     def __init__(self, message: str, found: Mapping[Split, Mapping[str, str]]) -> None:
         super().__init__(message)
@@ -118,15 +118,15 @@ class _UnreadableError(DataError):
         """Reasons by split and name."""
 
     def __reduce__(self) -> tuple[type[DataError], tuple[str]]:
-        # Exceptions cross process boundaries; the process that gets it needs only the text.
+        # Exceptions cross process boundaries; the receiver needs only the text.
         return DataError, (str(self),)
 
 
 def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> Source:
-    """Return a source without images that cannot be read.
+    """Return a source without its unreadable images.
 
     Raises:
-        DataError: a class is left with none to train on, or a split with none at all.
+        DataError: no training image of a class is left, or no image of a split.
     """
     kept = source.without(unreadable)
     had, has = (label_sets.count(each.labels["train"], len(source.classes)) for each in (source, kept))
@@ -139,12 +139,12 @@ def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> S
 
 
 def num_bytes(source: Source, splits: Sequence[Split], frame: Frame) -> int:
-    """Return how large the decoded images of some splits are."""
+    """Return the size of some splits' decoded images, bytes."""
     return sum(len(source.names[split]) for split in splits) * math.prod(frame.kept_shape)
 
 
 class _Writer:
-    """Decodes splits in order, image by image in threads, and sums up what it sees."""
+    """Decodes splits in order, with threads over images, and collects statistics."""
 
     def __init__(
         self,
@@ -163,13 +163,13 @@ class _Writer:
         self.broken: dict[Split, dict[str, str]] = {}
         """Why images cannot be read, by split and name."""
         self.left_out: Mapping[Split, Mapping[str, str]] = {}
-        """Images that the source had before those that cannot be read were taken out, with the reasons."""
+        """Unreadable images that were removed from the source, with the reasons."""
         self.checksums: dict[str, int] = {}
         self.seen: dict[bytes, str] = {}
         """Training images by a hash of their pixels."""
         self.fold_of = source.fold_of()
         self.labels: dict[bytes, tuple[str, Any]] = {}
-        """The first image with some pixels in any split, and its class or labels."""
+        """The first image with these pixels in any split, and its class or labels."""
         self.blank: dict[str, str] = {}
         """Why images are almost blank, by name."""
 
@@ -184,7 +184,7 @@ class _Writer:
                 f"{', '.join(broken[:SHOWN])}{more}{advice(self.source, self.total - len(broken))}",
                 self.broken,
             )
-        # Last, so that a folder with this file has the others.
+        # Written last, so that a folder with this file is complete.
         self.save("meta.json", [json.dumps({"files": self.checksums, "facts": summaries}).encode()])
         return summaries
 
@@ -225,10 +225,10 @@ class _Writer:
     ) -> Iterator[bytes]:
         """Yield the bytes of an .npy file of uint8 [N, channels, height, width].
 
-        Values are counted [channels, 256]; what is also a training image, or an image of another class, is noted with
-        that one's name.
+        Pixel values are counted [channels, 256]; images that also are in train, or in another class, are noted with the
+        name of their copy.
         """
-        # Written from front to end instead of through a memory map: a full disk is then an error, not a SIGBUS.
+        # Sequential writes instead of a memory map: a full disk then raises an error, not a SIGBUS.
         count = len(self.source.names[split])
         yield _npy_header((count, *self.frame.kept_shape))
         for start in range(0, count, BATCH):
@@ -246,7 +246,7 @@ class _Writer:
                 for name, label, pixels in zip(self.source.names[split][start:], labels, batch, strict=False):
                     digest = hashlib.blake2b(pixels.tobytes(), digest_size=12).digest()
                     self.look_up(split, name, digest, repeated)
-                    # Blank images are equal without being the same picture, and are counted as what they are.
+                    # Blank images have equal pixels without being copies; they are counted as blank.
                     first, other = self.labels.setdefault(digest, (name, label))
                     if other != label and name not in self.blank:
                         twins.append(f"{name} = {first}")
@@ -256,7 +256,7 @@ class _Writer:
         if split == "train" and not self.fold_of:
             self.seen.setdefault(digest, name)
         elif split == "train" or self.fold_of:
-            # What another fold holds too is trained on when this one is scored.
+            # A copy in another fold is a training image when this fold is scored.
             first = self.seen.setdefault(digest, name)
             if self.fold_of.get(first) != self.fold_of.get(name):
                 repeated.append(f"{name} = {first}")
@@ -264,12 +264,12 @@ class _Writer:
             repeated.append(f"{name} = {self.seen[digest]}")
 
     def decode(self, split: Split, index: int) -> npt.NDArray[np.uint8] | str:
-        """Return the pixels of an image, or why it has none."""
+        """Return the pixels of an image, or why it cannot be read."""
         try:
             with self.source.read(split, index) as image:
                 mode = image.mode
                 pixels = decode_in(self.frame, image)
-        # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error, IndexError.
+        # Pillow raises almost anything for damaged files: OSError, SyntaxError, struct.error, IndexError.
         except Exception as error:
             return reason(error)
         if (why := blank(pixels, mode)) is not None:
@@ -286,11 +286,11 @@ class _Writer:
 
 
 def _moments(histogram: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Return mean and std, in 0..1, of the values counted in a histogram [channels, 256]."""
+    """Return mean and std, in 0..1, from a histogram of values [channels, 256]."""
     share = histogram / np.maximum(histogram.sum(axis=1, keepdims=True), 1)
     levels = np.arange(256) / 255
     mean = share @ levels
-    # Images of one colour have none; one level keeps a division by it harmless.
+    # The std of images of one colour is 0; at least one level keeps the division harmless.
     std = np.sqrt(np.maximum(share @ levels**2 - mean**2, (1 / 255) ** 2))
     return mean.tolist(), std.tolist()
 

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, each image by random numbers of its own."""
+"""Augmentation of whole batches, with separate random numbers for each image."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SHARE_OF_ERASING = (0.02, 0.33)
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """Where a training stands when a batch is augmented."""
+    """The position in a training at which a batch is augmented."""
 
     index: Tensor
-    """The number of each image in the training split, int64 [N]."""
+    """The index of each image in the training split, int64 [N]."""
 
     epoch: int
     seed: int
@@ -36,10 +36,10 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Augments uint8 images [N, C, H, W] on any device; crops by padding and flips are for floats too.
+    """Augments uint8 images [N, C, H, W] on any device; padded crops and flips accept floats too.
 
-    Random numbers come from torch's global generator on the CPU, so that one seed gives one result everywhere. What is
-    off draws none.
+    Random numbers come from torch's global CPU generator, so that a seed gives the same result on every device.
+    Operations that are off draw none.
     """
 
     policy: Policy
@@ -58,11 +58,11 @@ class Augment:
     blur: float = 0.0
     jpeg: int = 100
     size: tuple[int, int] | None = None
-    """Height and width of what is returned, where images have a margin; None: those of the images."""
+    """Height and width of the output if images have a margin; None: those of the images."""
 
     def __call__(self, images: Tensor, moment: Moment | None = None) -> Tensor:
-        """Return augmented images, same type and device, cut to the size; an alternating flip needs the moment."""
-        # Whole pixels are moved by indexing, which is exact and fast; the rest needs a grid.
+        """Return augmented images of the same type and device, cut to `size`; alternating flips need the moment."""
+        # Moves by whole pixels use indexing, which is exact and fast; everything else needs a grid.
         if self.zoom:
             images = _zoom(images, self.zoom, self.size)
         if self.crop_padding:
@@ -81,7 +81,7 @@ class Augment:
         images = self._jitter(self.policy(images))
         if self.grey:
             images = _make_grey(images, self.grey)
-        # In the order of a camera: its lens, its sensor, its file.
+        # In the order of a camera: lens, sensor, file.
         if self.blur:
             images = _blur(images, self.blur)
         if self.noise:
@@ -91,7 +91,7 @@ class Augment:
         return _erase(images, self.erasing) if self.erasing else images
 
     def _jitter(self, images: Tensor) -> Tensor:
-        """Change the colours: each image by factors of its own, the batch in one random order."""
+        """Change the colours, with factors per image, in one random order per batch."""
         import torch
 
         from imgcls_search.data import operations
@@ -225,8 +225,8 @@ def _mirror(images: Tensor, axis: int, chosen: Tensor) -> Tensor:
 
 
 def _turns(moment: Moment) -> Tensor:
-    """Tell which images are mirrored in this epoch (Jordan 2024, airbench): the others are in the next one."""
-    # The generator restarts in each epoch; the first turn must not, so the bits of (seed, index) are scrambled.
+    """Tell which images to mirror in this epoch; the others follow in the next (Jordan 2024, airbench)."""
+    # The generator restarts in each epoch, but the choice must persist: hash the bits of (seed, index).
     bits = moment.index.long() + (moment.seed * 0x9E3779B9) % 2**32
     for _ in range(2):
         bits = ((bits ^ (bits >> 16)) * 0x45D9F3B) % 2**32
@@ -234,7 +234,7 @@ def _turns(moment: Moment) -> Tensor:
 
 
 def _crop(images: Tensor, padding: int) -> Tensor:
-    """Cut a window of the image's own size at random out of the image with `padding` zeros around it."""
+    """Cut a random window of the original size out of images padded with `padding` zeros."""
     import torch
     from torch.nn import functional
 
@@ -335,12 +335,12 @@ def _windows(
     aspect: tuple[float, float],
     is_smaller: bool = False,
 ) -> tuple[Window, Tensor]:
-    """Draw a window for every image, and tell whether one was found that fits into it."""
+    """Draw a window for every image, and tell whether one was found that fits."""
     import torch
 
     from imgcls_search.data.operations import Window
 
-    # Ten tries an image, as in torchvision; the first that fits is taken.
+    # Ten tries per image, as in torchvision; the first window that fits is taken.
     area = _uniform((10, count), *share) * (height * width)
     ratio = _uniform((10, count), math.log(aspect[0]), math.log(aspect[1])).exp()
     tall, wide = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
@@ -352,9 +352,9 @@ def _windows(
 
 
 def _uniform(size: tuple[int, ...], low: float, high: float) -> Tensor:
-    """Draw numbers whose last axis is the images of a batch."""
+    """Draw uniform numbers; the last axis is the images of a batch."""
     import torch
 
-    # Doubles: times a whole number they stay below it.
+    # In float64, the product with a whole number stays below that number.
     drawn = draws.of_images(size[-1], lambda total: torch.rand((*size[:-1], total), dtype=torch.float64))
     return drawn * (high - low) + low

@@ -1,4 +1,4 @@
-"""Some of the images of several arrays, as one array that is read where it is indexed."""
+"""A selection of images from several arrays, read only where it is indexed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 
 class Chosen:
-    """Stands for an array uint8 [N, channels, height, width]; nothing is copied before it is needed."""
+    """A lazy array uint8 [N, channels, height, width] that copies only the rows that are indexed."""
 
     def __init__(self, parts: Sequence[Any], places: npt.NDArray[np.int64]) -> None:
-        """`places` are numbers of images in all `parts`, the first part first."""
+        """`places` are indices into all `parts`, concatenated."""
         self.parts, self.places = parts, places
         self.ends = np.cumsum([len(part) for part in parts])
         self.shape = (len(places), *parts[0].shape[1:])
@@ -22,7 +22,7 @@ class Chosen:
         return len(self.places)
 
     def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return the images of some numbers [B]."""
+        """Return the images at some indices [B]."""
         places = self.places[index]
         owner = np.searchsorted(self.ends, places, side="right")
         pixels = np.empty((len(places), *self.shape[1:]), dtype=np.uint8)

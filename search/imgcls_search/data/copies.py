@@ -1,4 +1,4 @@
-"""Copies among many images: equal files, equal pixels, and pictures that look the same."""
+"""Find copies among many images: equal files, equal pixels, and near-copies."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NEAR_BITS = 6
-"""Most of the 64 bits of a perceptual hash that may differ between near-copies.
+"""Largest number of differing bits in the 64-bit perceptual hashes of near-copies.
 
-Of JPEG at quality 30, half and double size, 20 % more brightness or contrast and a border of 2 % cut off, 94 to 100 %
+For JPEG at quality 30, half and double size, 20 % more brightness or contrast and a border of 2 % cut off, 94 to 100 %
 stay within it on photographs of 112x84 and of 32x32 pixels.
 """
 
 NEAR_SHADE = 0.02
 """Largest distance (1 - correlation) of the 16x16 grey thumbnails of near-copies.
 
-Without it one pair in 700,000 of different photographs has near hashes, which makes thousands among 60,000 images.
+Hashes alone match for one in 700,000 pairs of different photographs: thousands of pairs among 60,000 images.
 """
 
 FLAT = 4.0
-"""An image whose grey thumbnail deviates less than this, of 255, is too flat: its hash is made of noise."""
+"""Images whose grey thumbnail deviates less than this (of 255) are too flat: their hash is noise."""
 
 SIDE = 16
 CHUNKS, CHUNK_BITS = 4, 16
 WINDOW = 2048
-"""Images with one part of their hash in common are compared with this many that follow, ordered by the whole hash."""
+"""Images that share a part of their hash are compared with at most this many successors in hash order."""
 
 BLOCK = 1 << 20
-"""Pairs that are compared at a time."""
+"""Number of pairs that are compared at a time."""
 
 Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How an image looks from afar."""
+    """The coarse appearance of an image."""
 
     hash: int
     """64 bits of imagehash's `phash` (low frequencies of a cosine transform against their median)."""
@@ -53,7 +53,7 @@ class Look:
 
 
 def look(image: Image) -> Look:
-    """Return how an upright RGB image looks from afar."""
+    """Return the coarse appearance of an upright RGB image."""
     import imagehash
     from PIL import Image
 
@@ -68,7 +68,7 @@ def look(image: Image) -> Look:
 
 
 def sets_of(keys: Sequence[bytes | None]) -> list[list[int]]:
-    """Return the numbers of images with equal keys, two or more in each set; None is equal to nothing."""
+    """Return sets of two or more images with equal keys; None equals nothing."""
     found: dict[bytes, list[int]] = {}
     for number, key in enumerate(keys):
         if key is not None:
@@ -84,12 +84,12 @@ def near_sets(
     count: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[list[int]], bool]:
-    """Return sets of images that look the same, and whether some pairs were too many to be compared.
+    """Return sets of near-copies, and whether some pairs were not compared because there were too many.
 
-    `hashes` [N] and `shades` [N, 256] are of the images numbered `items` [N], out of `count`. Two images belong
-    together where their hashes differ in at most `NEAR_BITS` bits and their thumbnails by at most `NEAR_SHADE`. Such
-    hashes agree in one of four parts but for one bit, so that only those are compared (multi-index hashing, Norouzi
-    et al. 2012): the work grows with the number of images and not with its square.
+    `hashes` [N] and `shades` [N, 256] belong to the images numbered `items` [N], out of `count`. Two images are
+    near-copies if their hashes differ in at most `NEAR_BITS` bits and their thumbnails by at most `NEAR_SHADE`. Such
+    hashes differ by at most one bit in one of four parts, so only those pairs are compared (multi-index hashing,
+    Norouzi et al. 2012): the work grows with the number of images, not with its square.
     """
     joined = UnionFind(count)
     is_cut = False
@@ -109,12 +109,12 @@ def _num_bits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
     """Return how many bits of each word [N] are set."""
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(words)
-    # Numpy before 2.0 has no such function.
+    # NumPy before 2.0 has no bitwise_count.
     return np.asarray(_BITS[np.ascontiguousarray(words).view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.uint8))
 
 
 def _distance(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return 1 - correlation of each row [N, 256] with the other's."""
+    """Return 1 - correlation of each row [N, 256] with the same row of the other."""
     left, right = (shades - shades.mean(axis=1, keepdims=True) for shades in (one.astype(float), other.astype(float)))
     size = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return np.asarray(1 - (left * right).sum(axis=1) / np.maximum(size, 1e-9))
@@ -123,7 +123,7 @@ def _distance(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.N
 def _candidates(
     hashes: npt.NDArray[np.uint64], progress: Callable[[int, int], None]
 ) -> Iterator[tuple[Numbers, Numbers, bool]]:
-    """Yield blocks of pairs of which one part of the hash is equal but for one bit, and whether any were left out."""
+    """Yield blocks of pairs with one part of the hash equal up to one bit, and whether any pairs were left out."""
     if len(hashes) < 2:
         return
     lookups = CHUNKS * (CHUNK_BITS + 1)
@@ -136,14 +136,14 @@ def _candidates(
         for bit in range(CHUNK_BITS):
             progress(chunk * (CHUNK_BITS + 1) + bit + 1, lookups)
             other = keys ^ (1 << bit)
-            # Each pair once: from the one that lacks the bit.
+            # Yield each pair once: from the key without the bit.
             start = np.searchsorted(keys, other, side="left")
             end = np.where(other > keys, np.searchsorted(keys, other, side="right"), start)
             yield from _blocks(order, start, end)
 
 
 def _blocks(order: Numbers, start: Numbers, end: Numbers) -> Iterator[tuple[Numbers, Numbers, bool]]:
-    """Yield pairs of each place in the order with those from `start` up to `end`, no more than `WINDOW` of them."""
+    """Yield pairs of each place in the order with those from `start` to `end`, at most `WINDOW` per place."""
     counts = np.maximum(end - start, 0)
     is_cut = bool((counts > WINDOW).any())
     counts = np.minimum(counts, WINDOW)
@@ -161,31 +161,31 @@ def _blocks(order: Numbers, start: Numbers, end: Numbers) -> Iterator[tuple[Numb
 
 
 class UnionFind:
-    """Numbered things that are joined to sets, two at a time (union-find)."""
+    """Disjoint sets of numbered elements (union-find)."""
 
     def __init__(self, count: int) -> None:
-        """Each thing is alone at first."""
+        """Start with each element in its own set."""
         self.parent = list(range(count))
 
     def join(self, one: int, other: int) -> None:
-        """Make one set of the sets of two things; its first one stands for it."""
+        """Merge the sets of two elements; the smallest number represents the set."""
         one, other = self.first(one), self.first(other)
         self.parent[max(one, other)] = min(one, other)
 
     def join_all(self, ones: Iterable[int], others: Iterable[int]) -> None:
-        """Join things in pairs."""
+        """Join elements in pairs."""
         for one, other in zip(ones, others, strict=True):
             self.join(one, other)
 
     def first(self, number: int) -> int:
-        """Return what stands for the set of a thing."""
+        """Return the representative of an element's set."""
         while self.parent[number] != number:
             self.parent[number] = self.parent[self.parent[number]]
             number = self.parent[number]
         return number
 
     def sets(self) -> list[list[int]]:
-        """Return the sets of two or more, in order."""
+        """Return the sets of two or more elements, in order."""
         found: dict[int, list[int]] = {}
         for number in range(len(self.parent)):
             found.setdefault(self.first(number), []).append(number)

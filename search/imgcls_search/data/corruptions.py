@@ -1,8 +1,8 @@
-"""Worse pictures, after Hendrycks and Dietterich 2019: five of their corruptions, on whole batches.
+"""Corrupted images, after Hendrycks and Dietterich 2019: five of their corruptions, on whole batches.
 
-They give what the authors' published code gives for single images. Noise is drawn for each image by a number of its
-own, so that an image is spoiled alike in whatever batch it is. The strengths are those of ImageNet-C, for smaller
-images those of Tiny-ImageNet-C and of CIFAR-10-C: what blurs a picture of 224 pixels leaves nothing of one of 32.
+Results equal the authors' published code for single images. Noise is seeded by each image's number, so that an image is
+corrupted the same way in any batch. Strengths are those of ImageNet-C, for smaller images those of Tiny-ImageNet-C and
+of CIFAR-10-C: a blur for 224 pixels would leave nothing of a picture of 32.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch.nn import functional
 from imgcls_search.data import operations
 
 SEVERITIES = (1, 3, 5)
-"""Those that are measured, of 1 to 5."""
+"""The severities that are measured, of 1 to 5."""
 
 SEED = 0
 
 _IMAGENET, _TINY, _CIFAR = 224, 64, 32
-"""The sizes of the images that strengths were published for."""
+"""The image sizes of the published strengths."""
 
 CORRUPTIONS: Mapping[str, Mapping[int, Sequence[float]]] = {
     "gaussian_noise": {
@@ -46,18 +46,18 @@ CORRUPTIONS: Mapping[str, Mapping[int, Sequence[float]]] = {
         _CIFAR: (0.75, 0.5, 0.4, 0.3, 0.15),
     },
 }
-"""Strengths at severities 1 to 5, by the size of the images that they were published for."""
+"""Strengths at severities 1 to 5, by the image size that they were published for."""
 
 
 def strength(name: str, severity: int, sides: Sequence[int]) -> float:
-    """Return the strength of a corruption for images of some height and width: that of the next published size."""
+    """Return the strength of a corruption for images of a height and width: that of the next published size."""
     shorter = min(sides)
     published = _CIFAR if shorter < 48 else _TINY if shorter < 128 else _IMAGENET
     return CORRUPTIONS[name][published][severity - 1]
 
 
 def corrupt(images: Tensor, name: str, severity: int, numbers: Tensor) -> Tensor:
-    """Return corrupted images, uint8 [N, C, H, W]; `numbers` [N] are those by which their noise is drawn."""
+    """Return corrupted images, uint8 [N, C, H, W]; `numbers` [N] seed the noise of each image."""
     value = strength(name, severity, images.shape[2:])
     match name:
         case "gaussian_noise":
@@ -74,7 +74,7 @@ def corrupt(images: Tensor, name: str, severity: int, numbers: Tensor) -> Tensor
 
 
 def _normal(images: Tensor, numbers: Tensor) -> Tensor:
-    """Return normal numbers of the shape of the images, those of each by its own number."""
+    """Return normal random numbers in the shape of the images, seeded by each image's number."""
     drawn = []
     for number in numbers.tolist():
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + int(number))
@@ -83,7 +83,7 @@ def _normal(images: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _blur(values: Tensor, deviation: float) -> Tensor:
-    """Blur as scikit-image does: weights end at four deviations, and the outermost pixels go on beyond the edges."""
+    """Blur as scikit-image does: weights end at four deviations, and edge pixels are repeated beyond the edges."""
     radius = int(4 * deviation + 0.5)
     places = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (places / deviation) ** 2)
@@ -97,7 +97,7 @@ def _blur(values: Tensor, deviation: float) -> Tensor:
 
 
 def _brighten(values: Tensor, step: float) -> Tensor:
-    """Add to the value of the HSV colour model: hue and saturation stay, so that all channels grow by one factor."""
+    """Add to the value of the HSV colour model: all channels grow by one factor, so hue and saturation stay."""
     highest = values.amax(dim=1, keepdim=True)
     raised = (highest + step).clamp(max=255)
     # Black has no hue and becomes grey.
@@ -105,5 +105,5 @@ def _brighten(values: Tensor, step: float) -> Tensor:
 
 
 def _pixels(values: Tensor) -> Tensor:
-    """Return floats as pixels, rounded down as the authors' code does, but for what rounding of floats took off."""
+    """Return floats as pixels, rounded down like the authors' code, with a tolerance for float errors."""
     return (values.clamp(0, 255) + 1e-3).floor().clamp(max=255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Images of a person's own source: a function that is named in the space."""
+"""Images from the user's own function, named in the space file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def custom(
         raise BuildError("function", str(error)) from error
     try:
         found = read(**arguments)
-    # Whatever somebody's function raises.
+    # A user's function may raise anything.
     except Exception as error:
         why = first_line(error, "no message")
         raise DataError(f"{place}: failed ({type(error).__name__}: {why})") from error
@@ -96,21 +96,21 @@ def custom(
 
 
 def own_name(function: str) -> str:
-    """Return what the images of a function are called."""
+    """Return the name of a data set from a function."""
     return function.partition(":")[2]
 
 
 def _parts(found: Any, place: str) -> tuple[npt.NDArray[np.uint8] | list[str], list[str], list[str]]:
-    """Return images, labels and splits of what a function returned.
+    """Return images, labels and splits from the return value of a function.
 
     Raises:
-        DataError: it is something else.
+        DataError: the value has another form.
     """
     if not isinstance(found, Mapping) or not {"images", "labels"} <= set(found) <= {"images", "labels", "splits"}:
         got = f"a dictionary of {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
         raise DataError(f"{place}: gave {got}; allowed: {{'images': ..., 'labels': ...}}, and 'splits'")
     for name in ("labels", "splits"):
-        # A text is a sequence too, of letters.
+        # A string is a sequence too, of letters.
         if isinstance(one := found.get(name, ()), (str, bytes, Mapping)) or not isinstance(one, Iterable):
             raise DataError(f"{place}: {name} are a {type(one).__name__}; allowed: a list, one for each image")
     images, labels = found["images"], [str(label) for label in found["labels"]]

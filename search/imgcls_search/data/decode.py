@@ -1,4 +1,4 @@
-"""From an image file of any kind to uint8 pixels of one shape."""
+"""Decode image files of any kind to uint8 pixels of one shape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_PIXELS = 200_000_000
-"""Larger images are refused: a file of a few kilobytes can claim to be any size."""
+"""Larger images are refused: a file of a few kilobytes can claim any size."""
 
 STEPS: Mapping[str, str] = {
     "orientation": "as the EXIF tag says",
@@ -36,7 +36,7 @@ STEPS: Mapping[str, str] = {
     "crop": "the middle of the longer side",
     "large JPEG": "decoded at the smallest of 1/8, 1/4 and 1/2 of its size that keeps twice the size",
 }
-"""What `decode` does, in words, for those who must do the same elsewhere; Pillow's `ImageOps.fit` resizes and crops."""
+"""The steps of `decode` in words, for those who reimplement it; Pillow's `ImageOps.fit` resizes and crops."""
 
 FITTED: Mapping[Fit, Mapping[str, str]] = {
     "crop": {},
@@ -46,7 +46,7 @@ FITTED: Mapping[Fit, Mapping[str, str]] = {
     },
     "squash": {"resize": "both sides to the size, whatever the aspect, antialiased bilinear filter", "crop": "none"},
 }
-"""What `fit` changes in `STEPS`; Pillow's `ImageOps.pad` does what `pad` says."""
+"""Changes of `fit` to `STEPS`; Pillow's `ImageOps.pad` does the same as `pad`."""
 
 FILLED: Mapping[Fill, str] = {
     "mean": "the mean of each channel over the resized image, rounded to the nearest, halves up",
@@ -56,7 +56,7 @@ FILLED: Mapping[Fill, str] = {
 
 
 def steps(frame: Frame) -> dict[str, str]:
-    """Return what `decode` does for a frame, in words, for those who must do the same elsewhere."""
+    """Return the steps of `decode` for a frame in words, for those who reimplement it."""
     height, width = sides(frame.size)
     oblong = {
         "resize": "as little as covers height and width, the aspect kept, antialiased bilinear filter",
@@ -72,14 +72,14 @@ def steps(frame: Frame) -> dict[str, str]:
 
 
 _ROOM = PixelBudget(MAX_PIXELS)
-"""Of all threads: a dozen of the largest images at a time would fill the memory of a small machine."""
+"""Shared by all threads: a dozen of the largest images at once would fill the memory of a small machine."""
 
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = 8
 
 BLANK_LEVELS = 4
 BLANK_SHARE = 0.995
-"""An image is almost blank if this share of each channel's values is within this many neighbouring levels of 256."""
+"""An image is almost blank if this share of each channel is within this many neighbouring levels of 256."""
 
 
 def decode(
@@ -87,10 +87,10 @@ def decode(
 ) -> npt.NDArray[np.uint8]:
     """Return an image as uint8 [channels, height, width]; the same pixels if it has that size.
 
-    It is resized with antialiased bilinear filtering: with `crop` as little as covers the size, and cropped at its
-    middle; with `pad` until all of it is inside, between borders of the colour `fill`; with `squash` side by side.
-    EXIF rotation is undone; what is transparent is laid on white; 16-bit gray is scaled to 8 bits; the first frame
-    of an animation counts. The image may be used up: do not read from it again.
+    It is resized with an antialiased bilinear filter: `crop` covers the size and crops the middle; `pad` fits the whole
+    image inside, between borders of the colour `fill`; `squash` stretches each side. EXIF rotation is undone;
+    transparency is laid on white; 16-bit gray is scaled to 8 bits; of an animation, the first frame is used. Decoding
+    may use the image up: do not read from it again.
 
     Raises:
         DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
@@ -100,18 +100,18 @@ def decode(
 
 
 def decode_in(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return an image as `decode` does, as a frame says, with its margin."""
+    """Decode an image with the settings of a frame, including its margin."""
     return decode(image, frame.kept, frame.channels, frame.fit, frame.fill)
 
 
 def decode_middle(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return an image as evaluation sees it, without the margin."""
+    """Decode an image for evaluation, without the margin."""
     rows, columns = frame.middle
     return np.ascontiguousarray(decode_in(frame, image)[:, rows, columns])
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return all of an image as `decode` sees it before it is resized: upright, RGB, 8 bits, laid on white.
+    """Return a whole image as `decode` sees it before resizing: upright, RGB, 8 bits, laid on white.
 
     Raises:
         DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
@@ -121,12 +121,12 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _also_bare(image: Image.Image, convert: Callable[[Image.Image], T]) -> T:
-    """Convert an image, once more without its metadata where these are what cannot be read."""
+    """Convert an image; if that fails, try again without its metadata."""
     try:
         return convert(image)
     except DataError:
         raise
-    # Metadata in the middle of a file are read with its pixels, and make Pillow raise nearly anything.
+    # Pillow reads metadata in the middle of a file with the pixels, and raises almost anything.
     except Exception as error:
         try:
             bare = reopened(image)
@@ -142,7 +142,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     _check_size(image)
     with _ROOM.of(image.width * image.height):
         plain = _opaque(_upright(image))
-        # A large image is not copied for nothing.
+        # Avoid a copy of a large image.
         return plain if plain.mode == "RGB" else plain.convert("RGB")
 
 
@@ -151,9 +151,8 @@ def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: 
 
     height, width = sides(size)
     _check_size(image)
-    # A JPEG of 12 megapixels decodes some ten times faster at an eighth of its size; twice the wanted size is kept,
-    # so that the filter below still has something to average.
-    # The file may be turned by its EXIF tag, so that both sides are kept for the longer one.
+    # A JPEG of 12 megapixels decodes about ten times faster at an eighth of its size. Keep twice the longer wanted
+    # side, so that the filter below still averages; the EXIF tag may swap the sides.
     image.draft(None, (2 * max(height, width),) * 2)
     with _ROOM.of(image.width * image.height):
         upright = _upright(image)
@@ -170,10 +169,10 @@ def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: 
 
 
 def _padded(image: Image.Image, height: int, width: int, fill: Fill) -> Image.Image:
-    """Return an image resized until it is inside of the size, in the middle of borders; see `ImageOps.pad`."""
+    """Return an image resized to fit inside the size, centred between borders; see `ImageOps.pad`."""
     from PIL import Image
 
-    # Pillow would make a side of no pixels of an image that is a thousand times as long as high.
+    # Unlike Pillow, keep at least one pixel per side, for images a thousand times as long as high.
     if image.width * height > image.height * width:
         inside = (width, max(1, round(image.height / image.width * width)))
     else:
@@ -190,20 +189,20 @@ def _colour(image: Image.Image, fill: Fill) -> tuple[int, ...]:
     if fill != "mean":
         return (255 if fill == "white" else 0,) * len(image.getbands())
     pixels = np.asarray(image, dtype=np.uint64).reshape(image.width * image.height, -1)
-    # Whole numbers: the same on every machine.
+    # Integer arithmetic gives the same result on every machine.
     return tuple(((2 * pixels.sum(axis=0) + len(pixels)) // (2 * len(pixels))).tolist())
 
 
 def unreadable(
     source: Source, split: Split, frame: Frame, progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
-    """Return the names of the images of a split that cannot be decoded, each with the reason; no pixel is kept."""
+    """Return the names of undecodable images of a split, each with the reason; keep no pixels."""
 
     def trouble(index: int) -> str | None:
         try:
             with source.read(split, index) as image:
                 decode_in(frame, image)
-        # Damaged files make Pillow raise nearly anything.
+        # Pillow raises almost anything for damaged files.
         except Exception as error:
             return f"{source.names[split][index]} ({reason(error)})"
         return None
@@ -220,14 +219,14 @@ def unreadable(
 
 @contextlib.contextmanager
 def unlimited_pillow() -> Iterator[None]:
-    """Let `MAX_PIXELS` be the one limit: Pillow warns at 89 megapixels and refuses at 179, and warnings are errors."""
+    """Make `MAX_PIXELS` the only limit: Pillow warns at 89 megapixels and refuses at 179, and warnings are errors."""
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
         with warnings.catch_warnings():
-            # Pillow warns of metadata that it cannot read, which is no matter of a person who trains on the pixels.
+            # Pillow warns about unreadable metadata, which does not matter for training.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
@@ -246,19 +245,19 @@ _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
 def turn_of(image: Image.Image) -> int | None:
-    """Return how a loaded image must be turned or mirrored by its EXIF orientation, as `Transpose` counts; None: not.
+    """Return the `Transpose` value for a loaded image's EXIF orientation, None if it is upright.
 
-    One whose metadata cannot be read stays as it is.
+    Images with unreadable metadata stay as they are.
     """
     try:
         return _TURNS.get(image.getexif().get(0x0112, 1))
-    # Ill-typed tags make Pillow raise SyntaxError, struct.error, TypeError and others.
+    # Pillow raises SyntaxError, struct.error, TypeError and others for ill-typed tags.
     except Exception:
         return None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return an image as its EXIF orientation says."""
+    """Return an image rotated by its EXIF orientation."""
     from PIL import Image
 
     image.load()
@@ -267,7 +266,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def blank(pixels: npt.NDArray[np.uint8], mode: str) -> str | None:
-    """Return why a decoded image shows almost nothing, judged by the mode that its file had; None if it shows more."""
+    """Return why a decoded image shows almost nothing, given its file's mode; None if it shows more."""
     deep = mode.startswith("I")
     levels = 17 if deep and pixels.max() < 17 else BLANK_LEVELS
     for channel in pixels:
@@ -298,7 +297,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def reason(error: Exception) -> str:
-    """Return in a few words why an image could not be read."""
+    """Return a short reason why an image could not be read."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):

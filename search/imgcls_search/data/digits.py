@@ -17,7 +17,7 @@ def digits(
 ) -> Source:
     """Read scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels in gray."""
     table = _table()
-    # 17 levels, 0 to 16.
+    # Levels are 0 to 16.
     pixels = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = table[:, -1].astype(np.int64)
     classes = tuple(map(str, range(10)))
@@ -42,7 +42,7 @@ def _table() -> np.ndarray[Any, Any]:
     """Return 64 levels and the class of each scan."""
     found = find_spec("sklearn")
     for folder in found.submodule_search_locations or () if found else ():
-        # To import scikit-learn, with SciPy and pandas, takes two seconds.
+        # Importing scikit-learn, with SciPy and pandas, takes two seconds.
         if (file := Path(folder) / "datasets/data/digits.csv.gz").is_file():
             return np.loadtxt(file, delimiter=",")
     from sklearn.datasets import load_digits

@@ -1,7 +1,7 @@
-"""Random numbers of images, drawn for a batch at a time; of a batch that several devices share, each keeps its part.
+"""Random numbers for the images of a batch, also when several devices share the batch.
 
-Every device draws the numbers of the whole batch and takes those of its own images, so that what happens to an image
-does not depend on the device that it goes to.
+Every device draws the numbers of the whole batch and keeps those of its own images, so that the augmentation of an
+image does not depend on its device.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Which images of a batch are augmented here."""
+    """The images of a batch that are augmented on this device."""
 
     total: int
-    """Images of the whole batch."""
+    """Number of images in the whole batch."""
 
     places: Tensor
-    """Where the images are in the batch, int64 [N]."""
+    """Indices of the images in the batch, int64 [N]."""
 
 
 _SHARES: list[Share] = []
-"""The share of the batch that is augmented now; empty where all of it is."""
+"""The share of the batch that is being augmented; empty for the whole batch."""
 
 
 @contextmanager
 def of_share(share: Share) -> Iterator[None]:
-    """Have what is drawn within it be the numbers of a share's images."""
+    """Draw only the numbers of a share's images inside the context."""
     _SHARES.append(share)
     try:
         yield
@@ -41,7 +41,7 @@ def of_share(share: Share) -> Iterator[None]:
 
 
 def of_images(count: int, draw: Callable[[int], Tensor], axis: int = -1) -> Tensor:
-    """Return random numbers for some images, `draw(count)`, which has one entry along an axis for each of them."""
+    """Return random numbers for some images: `draw(count)`, with one entry per image along an axis."""
     if not _SHARES:
         return draw(count)
     share = _SHARES[-1]

@@ -1,4 +1,4 @@
-"""Every image of an inventory looked at once: what its file says, what its pixels are equal to, how it looks."""
+"""Examine every image of an inventory once: file properties, hashes for copies, and appearance."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 BATCH = 256
 MOST_PIXELS = 40_000_000
-"""Of all images that are decoded at a time, except a single image that is larger."""
+"""Limit for all images decoded at a time; a single larger image is allowed."""
 
 STRIP = 1 << 20
-"""Pixels that are hashed at a time."""
+"""Number of pixels hashed at a time."""
 
 KINDS = {
     "1": "grey, 1 bit",
@@ -38,17 +38,17 @@ KINDS = {
     "PA": "palette, 8 bits",
     "CMYK": "CMYK, 8 bits",
 }
-"""What the modes of Pillow mean; those that are not named are colour."""
+"""Descriptions of Pillow's modes; all others are colour."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
-    """What one image is."""
+    """Properties of one image."""
 
     size: tuple[int, int]
-    """Width and height as shown: upright."""
+    """Width and height when upright."""
 
     format: str
     kind: str
@@ -56,22 +56,22 @@ class Seen:
 
     is_transparent: bool
     is_turned: bool
-    """Whether its EXIF tag turns or mirrors it."""
+    """Whether its EXIF tag rotates or mirrors it."""
 
     file: bytes | None
-    """Hash of the file's content, None where the image is no file of its own."""
+    """Hash of the file's content, None if the image has no file."""
 
     pixels: bytes
-    """Hash of size and pixels as a training sees them before they are resized."""
+    """Hash of size and pixels before resizing."""
 
     look: Look
     tiny: npt.NDArray[np.uint8] | None
-    """The whole image squashed to a small square [side, side, 3], where that was wanted."""
+    """The whole image squashed to a small square [side, side, 3], if wanted."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Unreadable:
-    """Why an image has no pixels."""
+    """Why an image cannot be decoded."""
 
     reason: str
     file: bytes | None
@@ -80,9 +80,9 @@ class Unreadable:
 def examine(
     images: Inventory, *, side_of: Callable[[int], int | None], progress: Progress
 ) -> Iterator[tuple[int, Seen | Unreadable]]:
-    """Yield what each image is, by its number, in order; few are in memory at a time.
+    """Yield the number and the properties of each image, in order; few images are in memory at a time.
 
-    `side_of` says of a number how large a small copy is wanted, None for none.
+    `side_of` returns the side of the small copy for an image number, None for no copy.
     """
     budget = PixelBudget(MOST_PIXELS)
 
@@ -90,11 +90,11 @@ def examine(
         file = images.file(number)
         digest = None
         try:
-            # First, so that a file that is no image can be a copy of another.
+            # Hash first, so that copies of files that are not images are found too.
             digest = None if file is None else _digest_of_file(file)
             with images.read(number) as image, budget.of(image.width * image.height):
                 return _see(image, digest, side_of(number))
-        # Damaged files make Pillow raise nearly anything.
+        # Pillow raises almost anything for damaged files.
         except Exception as error:
             return Unreadable(reason=reason(error), file=digest)
 
@@ -110,7 +110,7 @@ def examine(
 def _see(image: Image.Image, digest: bytes | None, side: int | None) -> Seen:
     from PIL import Image
 
-    # Before it is loaded: Pillow makes 8 bits of deep colours, and forgets how the file had them.
+    # Check before loading: Pillow reduces deep colours to 8 bits and forgets the file's depth.
     is_deep = image.mode in ("RGB", "RGBA") and any("16" in str(part[3:]) for part in getattr(image, "tile", ()))
     kind = "grey, 16 bits" if image.mode.startswith("I;16") else KINDS.get(image.mode, "colour, 8 bits")
     form, has_alpha = image.format or "pixels", image.has_transparency_data
@@ -142,6 +142,6 @@ def _digest_of_pixels(image: Image.Image) -> bytes:
     digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=16)
     rows = max(1, STRIP // image.width)
     for top in range(0, image.height, rows):
-        # Strip by strip: as bytes a large image would take as much once more.
+        # Strip by strip, because bytes of the whole image would double the memory.
         digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
     return digest.digest()

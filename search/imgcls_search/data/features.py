@@ -1,4 +1,4 @@
-"""The store of features: what a frozen network makes of every image, computed once and mapped into memory."""
+"""The store of features: outputs of a frozen network for every image, computed once and memory-mapped."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 VERSION = 1
-"""Part of every key: raise it when features are computed in another way."""
+"""Part of every key: raise it when the computation of features changes."""
 
 WAIT_SECONDS = 0.2
-"""How long to wait for another process that computes the same features before looking around."""
+"""Interval between attempts while another process computes the same features."""
 
 
 def folder_beside(data: Prepared) -> Path:
-    """Return where the features of decoded images are kept: beside them, shared by all studies."""
+    """Return the folder of features for decoded images: next to them, shared by all studies."""
     return Path(data.folder).parent.with_name(".features")
 
 
 def features(
     cache: Path, origin: Mapping[str, Any], make: Callable[[], Floats], *, most_bytes: float = math.inf
 ) -> Floats:
-    """Return the features [N, D], float32, of what decides on them (`origin`), mapped from disk and read-only.
+    """Return the features [N, D], float32, for everything that determines them (`origin`), memory-mapped and read-only.
 
-    `make` computes them where they are not kept below `cache`, or damaged there; of several processes one does.
+    `make` computes them if they are missing below `cache`, or damaged; of several processes, one computes.
 
     Raises:
-        DataError: the cache cannot be written, or they are larger than `most_bytes`.
+        DataError: the cache cannot be written, or the features are larger than `most_bytes`.
     """
 
     def steps() -> Generator[None, None, Floats]:
@@ -54,7 +54,7 @@ def features(
 
 
 def finished(steps: Generator[Any, None, T]) -> T:
-    """Return what a generator comes to, without a look at its steps."""
+    """Return the result of a generator, ignoring its steps."""
 
     def whole() -> Generator[Any, None, None]:
         found.append((yield from steps))
@@ -72,12 +72,12 @@ def computing(
     *,
     most_bytes: float = math.inf,
 ) -> Generator[T | None, None, Floats]:
-    """Do what `features` does, and yield the steps of `make`; None while another process computes the same.
+    """Like `features`, but yield the steps of `make`; None while another process computes the same.
 
-    Features that were not used for longest are deleted where all that are kept would be larger than `most_bytes`.
+    The least recently used features are deleted when all together would exceed `most_bytes`.
 
     Raises:
-        DataError: the cache cannot be written, or they are larger than `most_bytes`.
+        DataError: the cache cannot be written, or the features are larger than `most_bytes`.
     """
     from filelock import FileLock, Timeout
 
@@ -106,7 +106,7 @@ def computing(
 
 
 def kept(cache: Path, origin: Mapping[str, Any]) -> Floats | None:
-    """Return the features [N, D] of what decides on them, None where they are not kept."""
+    """Return the features [N, D] of an `origin`, None if they are not stored."""
     return _kept(_folder(cache, origin))
 
 
@@ -119,7 +119,7 @@ def _key(origin: Mapping[str, Any]) -> str:
 
 
 def _kept(folder: Path) -> Floats | None:
-    """Return the features in a folder, None if it is not there, not whole or damaged."""
+    """Return the features in a folder, None if it is missing, incomplete or damaged."""
     path = folder / "features.npy"
     try:
         digest = json.loads((folder / "meta.json").read_bytes())["sha256"]
@@ -128,7 +128,7 @@ def _kept(folder: Path) -> Floats | None:
         found: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # What was used last is deleted last. A file system that is read-only deletes nothing.
+    # Mark as recently used; a read-only file system deletes nothing anyway.
     with contextlib.suppress(OSError):
         os.utime(folder)
     return found
@@ -154,12 +154,12 @@ def _keep(folder: Path, values: Floats, most_bytes: float) -> None:
 
 
 def _make_room(cache: Path, most_bytes: float) -> None:
-    """Delete what was not used for longest until no more bytes than these are kept."""
+    """Delete the least recently used features until at most this many bytes are kept."""
     if math.isinf(most_bytes):
         return
     kept = []
     for folder in cache.iterdir():
-        # Another process may delete the same.
+        # Another process may delete the same folder.
         with contextlib.suppress(OSError):
             if folder.is_dir() and not folder.name.endswith(".partial"):
                 size = sum(file.stat().st_size for file in folder.iterdir())

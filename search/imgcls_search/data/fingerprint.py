@@ -1,4 +1,4 @@
-"""Fingerprints: a short hash that says whether the images are still the same ones."""
+"""Fingerprints: a short hash that tells whether the images have changed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from imgcls_search.data import label_sets
 from imgcls_search.data.label_sets import Labels
 
 VERSION = 2
-"""Begins every fingerprint, as in `2-0123456789abcdef`; those of version 1 have no such beginning."""
+"""Prefix of every fingerprint, as in `2-0123456789abcdef`; version 1 has no prefix."""
 
 EDGE = 16 * 1024
-"""Bytes at either end of a file that fingerprints of version 1 saw."""
+"""Bytes at either end of a file in fingerprints of version 1."""
 
 THREADS = 8
 BLOCK = 1 << 20
 
 SETTLED_SECONDS = 2.0
-"""A file that changed less than this ago may change again within one tick of its time stamp: it is not remembered."""
+"""A file changed more recently than this may change again within one tick of its time stamp: do not cache its hash."""
 
 FILE = "hashes.sqlite"
 _folders: list[Path] = []
@@ -37,27 +37,27 @@ _folders: list[Path] = []
 
 @dataclass(frozen=True, kw_only=True)
 class Prints:
-    """What a data set is recognised by."""
+    """The fingerprints of a data set."""
 
     whole: str
     """Of all images."""
 
     seen: str = ""
-    """Of those that a search may see: without a test split that the data comes with. Records of earlier versions have
-    none; where the test split is cut from all images it is that of the whole."""
+    """Of the images that a search may see: without a test split that the data comes with. Empty in records of earlier
+    versions; equal to `whole` if the test split is cut from all images."""
 
     def are_of(self, known: Prints) -> bool:
-        """Tell whether these are of the images that a record knows, a test split of their own aside."""
+        """Tell whether these match a recorded data set, apart from a test split that the data comes with."""
         return self.seen == known.seen if known.seen else self.whole == known.whole
 
     def differ_in_test(self, known: Prints) -> bool:
-        """Tell whether the test split that the images come with is another than the recorded one, and nothing else."""
+        """Tell whether only the test split that the data comes with differs from the record."""
         return bool(known.seen) and self.seen == known.seen and self.whole != known.whole
 
 
 @contextlib.contextmanager
 def remembering(folder: Path) -> Iterator[None]:
-    """Remember hashes of files under a folder meanwhile: a file of the same size and time is not read again."""
+    """Cache hashes of files in a folder inside the context: files of the same size and time are not read again."""
     _folders.append(folder)
     try:
         yield
@@ -66,12 +66,12 @@ def remembering(folder: Path) -> Iterator[None]:
 
 
 def memory() -> Path | None:
-    """Return the file in which hashes are remembered, None where they are not."""
+    """Return the file of the hash cache, None outside `remembering`."""
     return _folders[-1] / FILE if _folders else None
 
 
 def of_arrays(classes: Sequence[str], arrays: Iterable[npt.NDArray[np.generic]]) -> Prints:
-    """Return the fingerprint of images and labels that are in memory."""
+    """Return the fingerprint of images and labels in memory."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype.str}".encode())
@@ -91,8 +91,8 @@ def of_files(
 ) -> Prints:
     """Return the fingerprints of image files: their names, labels and whole contents.
 
-    `sealed` are the numbers of those of a test split that the data comes with, None where it is cut from all. Hashes
-    are remembered in the file `memory`.
+    `sealed` are the indices of a test split that the data comes with, None if it is cut from all images. Hashes are
+    cached in the file `memory`.
 
     Raises:
         OSError: a file cannot be read.
@@ -102,7 +102,7 @@ def of_files(
     if sealed is None:
         return Prints(whole=whole, seen=whole)
     kept = np.setdiff1d(np.arange(len(paths)), sealed)
-    # That there is such a split belongs to it: without it, test images would be cut from these.
+    # The existence of this split counts too: without it, test images would be cut from these.
     begin = json.dumps({"classes": list(classes), "test": "its own"})
     seen = _combined(begin, [names[i] for i in kept], labels[kept], [contents[i] for i in kept])
     return Prints(whole=whole, seen=f"{VERSION}-{seen}")
@@ -118,9 +118,9 @@ def of_each(paths: Sequence[Path], memory: Path | None) -> list[bytes]:
 
 
 def first_of_equals(paths: Sequence[Path], memory: Path | None) -> npt.NDArray[np.int64]:
-    """Return for each file the place of the first one with the same contents; its own where there is none before it.
+    """Return for each file the index of the first file with the same contents, which may be its own.
 
-    Files of a size that no other has are not read, nor are several names of one file.
+    Files of a unique size are not read, nor are several names of one file.
 
     Raises:
         OSError: a file cannot be read.
@@ -139,16 +139,16 @@ def first_of_equals(paths: Sequence[Path], memory: Path | None) -> npt.NDArray[n
     known: dict[bytes, int] = {}
     for place, digest in zip(asked, _whole_files([paths[place] for place in asked], memory), strict=True):
         firsts[place] = known.setdefault(digest, place)
-    # A name of a file whose first name equals another file.
+    # Resolve second names of a file whose first name equals another file.
     same: npt.NDArray[np.int64] = firsts[firsts]
     return same
 
 
 def must_be_files(paths: Iterable[Path]) -> None:
-    """Refuse what nothing can be read from; a named pipe called photo.jpg would be waited on for ever.
+    """Refuse paths that are not regular files; reading a named pipe called photo.jpg would block forever.
 
     Raises:
-        OSError: one is no file.
+        OSError: a path is not a file.
     """
     for path in paths:
         if not path.is_file():
@@ -156,7 +156,7 @@ def must_be_files(paths: Iterable[Path]) -> None:
 
 
 def of_files_by_edges(classes: Sequence[str], names: Sequence[str], labels: Labels, paths: Sequence[Path]) -> str:
-    """Return the fingerprint of version 1, which saw the sizes and the first and last `EDGE` bytes of files.
+    """Return the fingerprint of version 1: sizes and the first and last `EDGE` bytes of files.
 
     Raises:
         OSError: a file cannot be read.
@@ -165,9 +165,9 @@ def of_files_by_edges(classes: Sequence[str], names: Sequence[str], labels: Labe
 
 
 def are_equal(known: str, now: str, first_version: Callable[[], str] | None) -> bool:
-    """Tell whether a recorded fingerprint is that of the present images, compared by the version of the record.
+    """Tell whether a recorded fingerprint matches the present images, compared in the version of the record.
 
-    `first_version` makes the one of version 1, None where that differs in nothing but its beginning.
+    `first_version` computes a version 1 fingerprint, None if it differs only by the prefix.
     """
     if "-" in known:
         return known == now
@@ -183,7 +183,7 @@ def _combined(begin: str, names: Sequence[str], labels: Labels, contents: Iterab
 
 def _mapped(hash_file: Callable[[Path], bytes], paths: Sequence[Path]) -> Iterator[bytes]:
     with ThreadPoolExecutor(THREADS) as pool:
-        # In runs: one future per file would cost more than the file.
+        # In chunks: one future per file would cost more than the file.
         for start in range(0, len(paths), 4096):
             yield from pool.map(hash_file, paths[start : start + 4096], chunksize=1)
 
@@ -208,7 +208,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _recall(memory: Path | None) -> dict[tuple[bytes, int, int], bytes]:
-    # Whatever is wrong with it, the files themselves can be read.
+    # If the cache is broken, the files themselves can still be read.
     with contextlib.suppress(sqlite3.Error):
         if memory is not None and memory.exists():
             with contextlib.closing(sqlite3.connect(memory)) as database:
@@ -227,11 +227,11 @@ def _remember(memory: Path | None, rows: Sequence[tuple[bytes, int, int, bytes |
             database.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}) WITHOUT ROWID")
             database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
     except sqlite3.DatabaseError as error:
-        # Damaged, or of something else; locked, full and read-only ones are left.
+        # Damaged, or not a cache; locked, full and read-only databases are kept.
         if not isinstance(error, sqlite3.OperationalError):
             memory.unlink(missing_ok=True)
     except OSError:
-        # The decoded images go to the same place, and say why they cannot.
+        # Decoded images go to the same place, and writing them reports the error.
         return
 
 

@@ -1,4 +1,4 @@
-"""Folders of images, one subfolder per class, as people and torchvision's ImageFolder keep them."""
+"""Folders of images, one subfolder per class, in the layout of torchvision's ImageFolder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from imgcls_search.signature import Arg
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-"""Names that would be taken for classes, or overlooked, if nothing were said."""
+"""Names of split folders that would otherwise be taken for classes or overlooked."""
 
 ALLOWED = "one subfolder of images per class, or train/ (and val/, test/) with one subfolder per class"
 
@@ -77,14 +77,14 @@ def folder(
 
 
 def has_split(root: str, split: Split) -> bool:
-    """Tell whether a folder comes with a split of its own, in a subfolder of that name."""
+    """Tell whether a folder comes with a split, in a subfolder of that name."""
     return (_top(root) / split).is_dir()
 
 
 def whole_folder(root: str, only: Split | None = None, *, skip_unreadable: bool = False, labels: str = "one") -> Source:
-    """Read a folder as one split, `test`, that holds all its images, or those of one split that it comes with.
+    """Read a folder as one split, `test`, with all its images, or with those of one split that it comes with.
 
-    Nothing is cut, so one image a class is enough, and `train` need not be there.
+    Nothing is cut, so one image per class is enough, and `train` may be missing.
 
     Raises:
         DataError: there is no such folder, or its layout is not one of the allowed.
@@ -101,7 +101,7 @@ class _Listing(Listing):
     """The images of a folder."""
 
     given: Mapping[Split, npt.NDArray[np.int64]]
-    """The numbers of the images in each split that the folder comes with."""
+    """The indices of the images in each split that the folder comes with."""
 
 
 def _top(root: str) -> Path:
@@ -150,9 +150,9 @@ def _list(root: str, *, needs_train: bool = True) -> _Listing:
 
 
 def _merged(found: _Listing) -> _Listing:
-    """Return the images of a folder with all their labels: equal files, links or not, are one image.
+    """Return the images of a folder with all their labels: equal files, linked or copied, are one image.
 
-    Its name is the first of its paths.
+    The image gets the first of its paths as name.
 
     Raises:
         DataError: a picture is in several splits, or a file cannot be read.
@@ -194,7 +194,7 @@ def _merged(found: _Listing) -> _Listing:
 
 
 def _trees(top: Path, place: str, *, needs_train: bool) -> dict[Split, Path]:
-    """Return the folder of classes of every split that is given; `train` alone for one tree without splits."""
+    """Return the folder of classes of each split; for one tree without splits, `train` only."""
     if not top.exists():
         raise DataError(f"{place}: does not exist; allowed: a folder with {ALLOWED}")
     if not top.is_dir():
@@ -220,11 +220,11 @@ def _tree(top: Path, place: str, tally: Tally) -> dict[str, list[Path]]:
 
 
 def _look_beside(top: Path, trees: Mapping[Split, Path], tally: Tally) -> None:
-    """Count the files beside the class folders, and what is beside the folders of the splits."""
+    """Count the files next to the class folders, and everything next to the split folders."""
     for tree in dict.fromkeys((top, *trees.values())):
         is_above = "train" in trees and trees["train"] != top and tree == top
         for entry in sorted(os.scandir(tree), key=lambda entry: entry.name):
-            # Where classes are looked for, hidden folders and broken links were counted on the way.
+            # Hidden folders and broken links at this level are counted already.
             if is_above and (entry.name in trees or tally.skips(entry)):
                 continue
             if not is_above and (is_broken(entry) or entry.is_dir()):
@@ -240,7 +240,7 @@ def _look_beside(top: Path, trees: Mapping[Split, Path], tally: Tally) -> None:
 
 
 def similar_names(classes: Sequence[str]) -> Iterator[str]:
-    """Yield what is to be said of classes whose names look the same."""
+    """Yield a note for each set of classes whose names look the same."""
     alike: dict[str, list[str]] = {}
     for name in classes:
         key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
@@ -249,12 +249,12 @@ def similar_names(classes: Sequence[str]) -> Iterator[str]:
         if len(names) > 1:
             forms = {unicodedata.normalize("NFC", name) for name in names}
             way = "Unicode form" if len(forms) == 1 else "case, spaces or Unicode form"
-            # As escapes, since the names look alike otherwise.
+            # Escaped, since the names look alike otherwise.
             yield f"classes {', '.join(map(ascii, names))} differ in {way} only"
 
 
 def _second_trees(top: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Iterator[str]:
-    """Yield what is to be said of class folders that look like whole trees of classes, or of splits."""
+    """Yield notes about class folders that look like whole trees of classes, or of splits."""
     inside: dict[str, set[str]] = {}
     for name in classes:
         if not any(path.parent == top / name for path in found[name]):
@@ -304,6 +304,6 @@ def _flat(found: Mapping[Split, Mapping[str, Sequence[Path]]]) -> Iterator[tuple
 
 
 def _subfolders(top: Path, tally: Tally) -> list[str]:
-    """Return the names of the folders that may be classes, and count the others."""
+    """Return the names of the folders that may be classes, and count the other entries."""
     entries = sorted(os.scandir(top), key=lambda entry: entry.name)
     return [entry.name for entry in entries if not tally.skips(entry, counts_files=False) and entry.is_dir()]

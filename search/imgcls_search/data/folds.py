@@ -1,4 +1,4 @@
-"""Folds: the images outside the test split in parts, each of which is scored by a network that trains on the others."""
+"""Folds: parts of the images outside the test split; each is scored by a network trained on the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgcls_search.errors import CutError
 Numbers = npt.NDArray[np.int64]
 
 STARTS = 8
-"""Orders in which groups are dealt out; the most even folds are taken. One where there are many groups."""
+"""Number of random orders in which groups are assigned; the most even folds win. One order if there are many groups."""
 
 MANY_GROUPS = 2_000
 
@@ -23,14 +23,14 @@ MANY_GROUPS = 2_000
 def cut(
     labels: Labels, pool: Numbers, count: int, *, seed: tuple[int, int], groups: Groups | None, place: str
 ) -> list[Numbers]:
-    """Return the pool in `count` folds, each class as evenly among them as whole groups, or several labels, allow.
+    """Split the pool into `count` folds, each class as evenly as whole groups, or several labels, allow.
 
     Raises:
         CutError: there are fewer images or groups than folds.
     """
     if len(pool) < count:
         raise CutError(f"{place}: folds is {count}, but there are {len(pool)} images outside the test split")
-    # numpy has frozen the stream of RandomState: folds must stay the same for years, as a sealed test split must.
+    # NumPy has frozen the stream of RandomState: folds must stay the same for years, like a sealed test split.
     random = np.random.RandomState(seed)
     if groups is None and label_sets.are_several(labels):
         owner = _deal_groups(labels[pool], np.arange(len(pool)), count, random)
@@ -45,7 +45,7 @@ def cut(
 
 
 def _deal(labels: Numbers, count: int, random: np.random.RandomState) -> Numbers:
-    """Deal images out class by class; the next class begins at the fold after the last one, so that all are equal."""
+    """Assign images class by class; the next class starts at the next fold, so that all folds are of equal size."""
     order = np.concatenate([random.permutation(np.flatnonzero(labels == number)) for number in np.unique(labels)])
     owner = np.empty(len(labels), dtype=np.int64)
     owner[order] = np.arange(len(labels)) % count
@@ -53,9 +53,9 @@ def _deal(labels: Numbers, count: int, random: np.random.RandomState) -> Numbers
 
 
 def _deal_groups(labels: Labels, group: Numbers, count: int, random: np.random.RandomState) -> Numbers:
-    """Return the fold of each group: large ones first, each to the fold that has least of its classes.
+    """Return the fold of each group: large groups first, each to the fold with the least of its classes.
 
-    Of equal size, those with a rare label come first, as in iterative stratification (Sechidis et al. 2011).
+    Of groups of equal size, those with a rare label come first, as in iterative stratification (Sechidis et al. 2011).
     """
     places, label = _with_label(labels)
     kinds, label = np.unique(label, return_inverse=True)
@@ -71,7 +71,7 @@ def _deal_groups(labels: Labels, group: Numbers, count: int, random: np.random.R
         for number in mixed[np.lexsort((rarest[mixed], -sizes[mixed]))]:
             part = slice(firsts[number], firsts[number + 1])
             mine, added = pairs[1, part], images[part]
-            # A class counts by its share; among equals the smallest fold, so that none stays empty.
+            # Classes count by their share; on ties the smallest fold wins, so that none stays empty.
             costs = (((held[:, mine] + added) ** 2 - held[:, mine] ** 2) / totals[mine] ** 2).sum(axis=1)
             owner[number] = np.lexsort((held.sum(axis=1), costs.round(12)))[0]
             held[owner[number], mine] += added
@@ -83,7 +83,7 @@ def _deal_groups(labels: Labels, group: Numbers, count: int, random: np.random.R
 
 
 def _with_label(labels: Labels) -> tuple[Numbers, Numbers]:
-    """Return images and their labels, in pairs; that an image has none counts as one more label."""
+    """Return pairs of images and labels; having no label counts as one more label."""
     places, numbers = label_sets.pairs(labels)
     if not label_sets.are_several(labels):
         return places, numbers
@@ -94,7 +94,7 @@ def _with_label(labels: Labels) -> tuple[Numbers, Numbers]:
 def refuse_untrained(
     labels: Labels, folds: Sequence[Numbers], kept: Numbers, classes: Sequence[str], place: str
 ) -> None:
-    """Raise CutError if a class is in one fold only, so that nothing of it is left to train on beside that fold."""
+    """Raise CutError if all images of a class are in one fold, so that none is left for training."""
     held = _counts(labels, folds, classes)
     trained = held.sum(axis=0) - held + label_sets.count(labels[kept], len(classes))
     if bad := [repr(classes[number]) for number in np.flatnonzero((trained == 0).any(axis=0)).tolist()]:
@@ -106,7 +106,7 @@ def refuse_untrained(
 
 
 def rare_classes(labels: Labels, folds: Sequence[Numbers], classes: Sequence[str]) -> list[str]:
-    """Return what is to be said of classes that some folds have no image of."""
+    """Return notes about classes without images in some folds."""
     missing = (_counts(labels, folds, classes) == 0).sum(axis=0).tolist()
     rare = [f"{name!r} (not in {count} of {len(folds)})" for name, count in zip(classes, missing, strict=True) if count]
     if not rare:
@@ -119,9 +119,9 @@ def _counts(labels: Labels, folds: Sequence[Numbers], classes: Sequence[str]) ->
 
 
 def places(sizes: Sequence[int], num_train: int) -> list[Numbers]:
-    """Return the places of each fold's images in `train` and then `val`.
+    """Return the indices of each fold's images in `train` followed by `val`.
 
-    The last fold is the validation split; the others stand in order at the beginning of the training split.
+    The last fold is the validation split; the others come in order at the beginning of the training split.
     """
     firsts = np.cumsum([0, *sizes])
     first = [np.arange(start, start + size) for start, size in zip(firsts[:-2], sizes[:-1], strict=True)]

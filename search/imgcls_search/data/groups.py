@@ -1,4 +1,4 @@
-"""Groups of images that belong together, as all of one patient or video, kept on one side of every cut."""
+"""Groups of images that belong together, such as all of one patient or video, kept in one split."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from imgcls_search.errors import BuildError, CutError, DataError
 Numbers = npt.NDArray[np.int64]
 
 STARTS = 8
-"""Cuts that are tried; the most even one is taken. Fewer where there are many groups, which even out by themselves."""
+"""Cuts that are tried; the most even one wins. Fewer with many groups, which even out by themselves."""
 
 ENTRIES = 100_000
-"""Cells of the table of groups and classes that all tries together look at."""
+"""Entries of the group-class table that all tries together process."""
 
 MOST = 0.5
-"""A group that holds more than this share of a class is worth a note."""
+"""A group with more than this share of a class is worth a note."""
 
 Entries = list[list[tuple[int, int]]]
-"""The classes of each group, with their numbers of images."""
+"""For each group, pairs of class and number of images."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,26 +37,26 @@ class Groups:
     """Of the groups, sorted."""
 
     numbers: Numbers
-    """The group of each image, by its place among the names."""
+    """The group of each image, as an index into the names."""
 
     @classmethod
     def of(cls, cells: Sequence[str]) -> Groups:
-        """Build from the name of the group of each image."""
+        """Build from the group name of each image."""
         names = sorted(set(cells))
         known = {name: number for number, name in enumerate(names)}
         return cls(names=names, numbers=np.fromiter((known[cell] for cell in cells), np.int64, len(cells)))
 
     def count(self, items: Numbers) -> int:
-        """Return how many groups some images are of."""
+        """Return the number of groups among some images."""
         return len(np.unique(self.numbers[items]))
 
 
 def of_paths(pattern: str, names: Sequence[str], place: str) -> Groups:
-    """Return the groups that a regular expression finds in paths: what its first pair of parentheses matches.
+    """Return the groups that the first parentheses of a regular expression match in paths.
 
     Raises:
-        BuildError: it is no regular expression, or has no parentheses.
-        DataError: it finds nothing in a path.
+        BuildError: it is not a regular expression, or has no parentheses.
+        DataError: it does not match a path.
     """
     try:
         compiled = re.compile(pattern)
@@ -93,7 +93,7 @@ def refuse_shared(groups: Groups, given: Mapping[Any, Numbers], names: Sequence[
 
 
 def large_ones(groups: Groups, labels: Labels, classes: Sequence[str]) -> Iterator[str]:
-    """Yield what is to be said of groups that hold most of a class."""
+    """Yield a note for each group that holds most of a class."""
     items, numbers = label_sets.pairs(labels)
     pairs, counts = np.unique(np.stack([numbers, groups.numbers[items]]), axis=1, return_counts=True)
     totals = label_sets.count(labels, len(classes))
@@ -123,7 +123,7 @@ def cut(
 ) -> tuple[Numbers, Numbers]:
     """Return about a share of the pool in whole groups, as even over the classes as they allow, and the rest.
 
-    Every class is in what is cut, and in at least `spare` groups of the rest.
+    Every class is in the cut, and in at least `spare` groups of the rest.
 
     Raises:
         CutError: no cut was found that has every class on both sides.
@@ -132,7 +132,7 @@ def cut(
     items, found = label_sets.pairs(labels[pool])
     without = None
     if label_sets.are_several(labels) and len(bare := np.setdiff1d(np.arange(len(pool)), items)):
-        # Images without a label are to be as even as any, but may be too few to be on both sides.
+        # Images without a label are spread evenly too, but may be too few for both sides.
         items, found = np.concatenate([items, bare]), np.concatenate([found, np.full(len(bare), labels.shape[1])])
         without = len(np.unique(found)) - 1
     kinds, label = np.unique(found, return_inverse=True)
@@ -140,7 +140,7 @@ def cut(
     entries: Entries = [[] for _ in numbers]
     for (group, kind), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
         entries[group].append((kind, count))
-    # numpy has frozen the stream of RandomState, as for cuts without groups.
+    # NumPy has frozen the stream of RandomState, as for cuts without groups.
     random = np.random.RandomState(seed)
     best: _Cut | None = None
     for start in range(max(1, min(STARTS, ENTRIES // len(counts)))):
@@ -160,12 +160,12 @@ def cut(
 
 
 class _Cut:
-    """A choice of groups, and how far it is from the wanted share of each class."""
+    """A selection of groups, and its distance from the wanted share of each class."""
 
     def __init__(self, entries: Entries, classes: int, share: float, spare: int, without: int | None = None) -> None:
         self.entries, self.share, self.spare = entries, share, spare
         self.without = without
-        """The kind of the images without a label, which need not be on both sides."""
+        """The class index of images without a label, which need not be on both sides."""
 
         self.held = [False] * len(entries)
         self.totals = [0] * classes
@@ -175,12 +175,12 @@ class _Cut:
                 self.totals[kind] += count
                 self.num_groups[kind] += 1
         self.images = [0] * classes
-        """Of each class, among the held groups."""
+        """Per class, among the held groups."""
 
         self.groups = [0] * classes
 
     def _cost_of(self, kind: int, images: int, groups: int) -> float:
-        """Return the cost of a class; what is missing altogether outweighs all that is uneven."""
+        """Return the cost of a class; a missing class outweighs any unevenness."""
         far = images / self.totals[kind] - self.share
         if kind == self.without:
             return far * far
@@ -196,7 +196,7 @@ class _Cut:
         return self.cost() >= 1e6
 
     def change(self, group: int) -> float:
-        """Return what moving a group to the other side adds to the cost."""
+        """Return the change of the cost if a group moves to the other side."""
         sign = -1 if self.held[group] else 1
         return sum(
             self._cost_of(kind, self.images[kind] + sign * count, self.groups[kind] + sign)
@@ -213,7 +213,7 @@ class _Cut:
             self.groups[kind] += sign
 
     def fill(self, order: list[int], *, largest_first: bool) -> None:
-        """Take every group that brings the cut nearer to what is wanted."""
+        """Add every group that lowers the cost."""
         if largest_first:
             order = sorted(order, key=lambda group: -sum(count for _, count in self.entries[group]))
         for group in order:
@@ -221,7 +221,7 @@ class _Cut:
                 self.move(group)
 
     def improve(self, order: list[int]) -> None:
-        """Move single groups, and exchange two where there are few, until nothing is gained."""
+        """Move single groups, and swap pairs if there are few groups, until the cost stops falling."""
         exchanges = len(order) <= 200
         for _ in range(20):
             before = self.cost()
@@ -236,7 +236,7 @@ class _Cut:
     def _exchange(self, group: int, order: list[int]) -> None:
         alone = self.change(group)
         self.move(group)
-        # Both are on one side now: the other goes where the first was.
+        # Both are on the same side now: move the other to the first one's old side.
         for other in order:
             if other != group and self.held[other] == self.held[group] and alone + self.change(other) < -1e-12:
                 self.move(other)

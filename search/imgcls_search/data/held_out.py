@@ -1,4 +1,4 @@
-"""Which images may not take part in a pretraining: those that scores are from, and copies of them by their pixels."""
+"""Images that must not be used in pretraining: those that scores are from, and copies with the same pixels."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from imgcls_search.data.store import load
 from imgcls_search.errors import DataError, writing
 
 SAME = "-same"
-"""Ends the names of files that say which images of a pool are labelled images too."""
+"""Suffix of files that list which images of a pool are also labelled images."""
 
 HASHED = 1024
-"""Images whose pixels are read at a time to be compared."""
+"""Number of images hashed at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """Decoded images that come from one place."""
+    """Decoded images from one source."""
 
     images: Images
     print: str
-    """Fingerprint of what they are a part of."""
+    """Fingerprint of the data set that they are part of."""
 
     split: Split | None = None
-    """Of the labelled data, None where they are no part of it."""
+    """The split of the labelled data, None for other images."""
 
     left_out: Mapping[str, int]
     unreadable: tuple[str, ...] = ()
 
 
 def held_out(labelled: Source, fold: int | None) -> dict[str, str]:
-    """Return what each labelled image is that takes no part, by name."""
+    """Return the labelled images to leave out, by name, each with its role."""
     tested = dict.fromkeys(labelled.names["test"], "test images")
     if not labelled.folds:
         return {**dict.fromkeys(labelled.names["val"], "validation images"), **tested}
@@ -53,9 +53,9 @@ def held_out(labelled: Source, fold: int | None) -> dict[str, str]:
 
 
 def find_twins(data: Prepared, cache: Path, parts: Sequence[Part], labelled: Source) -> dict[int, list[str]]:
-    """Return the labelled images with the pixels of each image of the parts, by its number.
+    """Return, by number, the labelled images with the same pixels as each image of the parts.
 
-    It is found once: images of the test split are decoded for it, and forgotten.
+    The result is cached; images of the test split are decoded for it and not kept.
     """
     splits: list[Split] = ["train", "val", "test"] if labelled.folds else ["val", "test"]
     origin = [
@@ -90,7 +90,7 @@ def _read_mark(mark: Path) -> dict[int, list[str]] | None:
 
 
 def _labelled_pixels(labelled: Source, split: Split, data: Prepared) -> Iterator[tuple[str, bytes]]:
-    """Yield the names of a split with a hash of the pixels of each."""
+    """Yield each name of a split with a hash of its pixels."""
     if split != "test":
         images = load(data, split)
         yield from zip(images.names, _pixel_digests(images.pixels, data.frame), strict=True)
@@ -100,7 +100,7 @@ def _labelled_pixels(labelled: Source, split: Split, data: Prepared) -> Iterator
         try:
             with labelled.read(split, index) as image:
                 return _digest(decode_middle(data.frame, image))
-        # A damaged one is refused, or left out, before a search; damaged files make Pillow raise nearly anything.
+        # Damaged images are refused or left out before a search; Pillow raises almost anything for them.
         except Exception:
             return None
 
@@ -112,7 +112,7 @@ def _labelled_pixels(labelled: Source, split: Split, data: Prepared) -> Iterator
 
 
 def _pixel_digests(pixels: Any, frame: Frame) -> Iterator[bytes]:
-    """Yield a hash of what evaluation sees of each image."""
+    """Yield a hash of each image as evaluation sees it."""
     is_whole, middle = tuple(pixels.shape[1:]) != frame.shape, frame.middle
     for start in range(0, len(pixels), HASHED):
         rows = pixels[np.arange(start, min(start + HASHED, len(pixels)))]

@@ -1,4 +1,4 @@
-"""The shape that images are brought to: the `image` section."""
+"""The shape of all images: the `image` section."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgcls_search.signature import Arg
 from imgcls_search.words import counted
 
 CACHE_GB = 20.0
-"""What configurations mean that are older than `image.cache_gb`."""
+"""Default for configurations older than `image.cache_gb`."""
 
 Fit = Literal["crop", "pad", "squash"]
 Fill = Literal["mean", "black", "white"]
@@ -83,17 +83,17 @@ class Frame:
     """How an image of any shape becomes an array of one shape."""
 
     size: ImageSize
-    """Of the arrays that a network takes."""
+    """The size of a network's input."""
 
     channels: int
     fit: Fit = "crop"
     fill: Fill = "mean"
     margin: float = 1.0
-    """How many times larger images are kept than the size; what is evaluated is the middle of them."""
+    """Images are stored this many times larger than the size; evaluation uses their middle."""
 
     @classmethod
     def of(cls, section: Mapping[str, Any], size: ImageSize, channels: int) -> Frame:
-        """Return the frame that an `image` section names, also one of an earlier version, with a size and channels."""
+        """Return the frame of an `image` section, also of earlier versions, with a size and channels."""
         return cls(
             size=normal(size),
             channels=channels,
@@ -104,23 +104,23 @@ class Frame:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what a network takes."""
+        """Channels, height and width of a network's input."""
         return (self.channels, *sides(self.size))
 
     @property
     def kept(self) -> tuple[int, int]:
-        """Height and width of what is decoded, the margin included."""
+        """Height and width of decoded images, including the margin."""
         height, width = (round(side * self.margin) for side in sides(self.size))
         return height, width
 
     @property
     def kept_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what is decoded."""
+        """Channels, height and width of decoded images."""
         return (self.channels, *self.kept)
 
     @property
     def middle(self) -> tuple[slice, slice]:
-        """The rows and columns of what is decoded that a network takes in evaluation."""
+        """The rows and columns of decoded images that evaluation uses."""
         rows, columns = (
             slice((kept - side) // 2, (kept - side) // 2 + side)
             for kept, side in zip(self.kept, sides(self.size), strict=True)
@@ -128,8 +128,8 @@ class Frame:
         return rows, columns
 
     def settings(self) -> list[Any]:
-        """Return what decides on the pixels; equal lists, equal pixels, and those of earlier versions as they were."""
-        # A border is there with `pad` alone.
+        """Return everything that determines the pixels; equal lists mean equal pixels, also across versions."""
+        # Only `pad` has borders.
         fit = [] if self.fit == "crop" else [self.fit, self.fill] if self.fit == "pad" else [self.fit]
         margin = ["kept", *self.kept] if self.kept != sides(self.size) else []
         return [self.size, self.channels, *fit, *margin]
@@ -139,10 +139,10 @@ MOMENTS = ("mean", "std")
 
 
 def check_normalisation(section: Mapping[str, Any], channels: int, *, has_weights: bool) -> None:
-    """See that an `image` section names a mean and a deviation that there are.
+    """Check that the mean and deviation of an `image` section exist.
 
     Raises:
-        BuildError: numbers for other channels, or those of weights that there are not.
+        BuildError: numbers for other channels, or values of weights that do not exist.
     """
     for name in MOMENTS:
         given = section.get(name, "auto")
@@ -161,7 +161,7 @@ def check_normalisation(section: Mapping[str, Any], channels: int, *, has_weight
 
 @dataclass(frozen=True, kw_only=True)
 class InputShape:
-    """What a model is built for."""
+    """The input shape and classes that a model is built for."""
 
     image_size: ImageSize
     channels: int
@@ -169,5 +169,5 @@ class InputShape:
 
     @classmethod
     def of(cls, section: Mapping[str, Any], classes: int) -> InputShape:
-        """Return the shape that an `image` section names, its size and channels given."""
+        """Return the shape of an `image` section whose size and channels are set."""
         return cls(image_size=normal(section["size"]), channels=section["channels"], classes=classes)

@@ -1,4 +1,4 @@
-"""All images of a data set in one list, whether or not they can be cut into splits: what `inspect` looks at."""
+"""All images of a data set in one list, even if they cannot be cut into splits, for `inspect`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inventory:
-    """The images of a data set with what is known of them before a file is opened."""
+    """The images of a data set and their properties before any file is opened."""
 
     name: str
-    """For people, for example the last part of a folder's path."""
+    """Display name, for example the last part of a folder's path."""
 
     place: str
-    """Where errors say that it is: `data.folder: /photos`."""
+    """The location in error messages: `data.folder: /photos`."""
 
     classes: tuple[str, ...]
     names: tuple[str, ...]
@@ -37,33 +37,33 @@ class Inventory:
     """Class numbers [N]."""
 
     splits: tuple[str, ...]
-    """Of each image, empty where the images cannot be cut into splits."""
+    """Per image; empty if the images cannot be cut into splits."""
 
     groups: tuple[str, ...] | None
-    """Of each image, None where nothing says what belongs together."""
+    """Per image; None if there are no groups."""
 
     read: Callable[[int], Image]
     root: Path | None
-    """The folder that the names start from, None where the images are not files of their own."""
+    """The folder that names are relative to, None if the images are not separate files."""
 
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     uncut: str | None = None
-    """Why the images cannot be cut into splits, None where they can."""
+    """Why the images cannot be cut into splits, None if they can."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def file(self, number: int) -> Path | None:
-        """Return the file of an image, None where it is part of a larger one."""
+        """Return the file of an image, None if it is part of a larger one."""
         return None if self.root is None else self.root / self.names[number]
 
 
 def inventory(source: Source, root: Path | None) -> Inventory:
-    """Return the images of a source that is cut into splits; `root` is where their names start from.
+    """Return the images of a source with splits; names are relative to `root`.
 
     Raises:
-        DataError: the images have several labels each.
+        DataError: images have several labels.
     """
     _refuse_several(source)
     counts = {split: len(source.names[split]) for split in SPLITS}
@@ -85,7 +85,7 @@ def inventory(source: Source, root: Path | None) -> Inventory:
 
 
 def uncut_inventory(wholes: dict[str, Source], root: Path, why: str) -> Inventory:
-    """Return the images of a folder or table that cannot be cut, by the splits that it comes with (or by none, '').
+    """Return the images of a folder or table that cannot be cut, by the splits that it comes with ('' for none).
 
     Each source holds all its images as `test`.
     """

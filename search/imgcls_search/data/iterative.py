@@ -1,9 +1,9 @@
-"""Cuts of images with several labels, as even over the labels as they allow: iterative stratification, and our own.
+"""Even splits of images with several labels: iterative stratification, with extensions.
 
-Sechidis, Tsoumakas and Vlahavas 2011, On the Stratification of Multi-Label Data, algorithm 1, for two parts: of the
-label with the fewest images left, each image goes to the part that still wants most of that label. What they leave
-open is added: images without a label are taken as one more label, no label is missing in a part, sizes are exact, and
-images are exchanged as long as that makes the parts more even.
+Sechidis, Tsoumakas and Vlahavas 2011, On the Stratification of Multi-Label Data, algorithm 1, for two parts: for the
+label with the fewest images left, each image goes to the part that still needs most of that label. Extensions: images
+without a label count as one more label, no label is missing in a part, sizes are exact, and images are exchanged as
+long as that makes the parts more even.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 STARTS = 8
-"""Cuts that are tried; the most even one is taken. Fewer where there are many images, which even out by themselves."""
+"""Cuts that are tried; the most even one wins. Fewer with many images, which even out by themselves."""
 
 ITEMS = 100_000
-"""Images that all tries together look at; of more, no two are exchanged."""
+"""Number of images that all tries together process; with more, images are not exchanged."""
 
 EXCHANGES = 100
 
@@ -28,9 +28,9 @@ def draw(
 ) -> tuple[Numbers, Numbers]:
     """Return `total` items of the pool and the rest, both in the pool's order.
 
-    Each label that has enough images is in what is drawn and on at least `spare` images of the rest.
+    Each label with enough images is in the drawn part and on at least `spare` images of the rest.
     """
-    # numpy has frozen the stream of RandomState (NEP 19), as for images of one class each.
+    # NumPy has frozen the stream of RandomState (NEP 19), as for images of one class each.
     random = np.random.RandomState(seed)
     rows = labels[pool].astype(bool)
     rows = np.column_stack([rows, ~rows.any(axis=1)])
@@ -51,7 +51,7 @@ def _attempt(rows: Flags, total: int, spare: int, random: np.random.RandomState)
 
 
 def _cost(rows: Flags, drawn: Flags, total: int, spare: int) -> float:
-    """Return how far the shares of the labels are from the wanted one; a label that lacks outweighs all of that."""
+    """Return the distance of the label shares from the wanted share; a missing label outweighs any distance."""
     counts, held = rows.sum(axis=0), rows[drawn].sum(axis=0)
     far = held / np.maximum(counts, 1) - np.where(counts, total / len(rows), 0)
     lacking = (held[:-1] < 1) | (counts - held < spare)[:-1]
@@ -83,8 +83,8 @@ def _stratified(rows: Flags, share: float, random: np.random.RandomState) -> Fla
 
 
 def _complete(drawn: Flags, marks: Flags, order: Numbers, spare: int) -> None:
-    """Move images until each label is in both parts, as far as that takes no other label out of one."""
-    # Of each label, among the rest and among what is drawn.
+    """Move images until each label is in both parts, without taking the last of another label from a part."""
+    # Per label: counts in the rest and in the drawn part.
     counts = np.stack([marks[~drawn].sum(axis=0), marks[drawn].sum(axis=0)])
     least = (spare, 1)
     for _ in range(3):
@@ -101,7 +101,7 @@ def _complete(drawn: Flags, marks: Flags, order: Numbers, spare: int) -> None:
 
 
 def _resize(drawn: Flags, rows: Flags, order: Numbers, total: int, spare: int) -> None:
-    """Move images until the wanted number is drawn, but take no label from a part."""
+    """Move images until the wanted number is drawn, without taking the last of a label from a part."""
     surplus = int(drawn.sum()) - total
     if len(rows) <= ITEMS:
         for _ in range(abs(surplus)):
@@ -122,7 +122,7 @@ def _resize(drawn: Flags, rows: Flags, order: Numbers, total: int, spare: int) -
 
 
 def _exchange(drawn: Flags, rows: Flags, total: int, spare: int) -> None:
-    """Exchange an image of one part with one of the other while that makes the shares of the labels more even."""
+    """Exchange images between the parts while that makes the shares of the labels more even."""
     cost = _cost(rows, drawn, total, spare)
     for _ in range(EXCHANGES):
         out = _move_best(drawn, rows, total, spare, from_drawn=True)
@@ -137,7 +137,7 @@ def _exchange(drawn: Flags, rows: Flags, total: int, spare: int) -> None:
 
 
 def _move_best(drawn: Flags, rows: Flags, total: int, spare: int, *, from_drawn: bool) -> int | None:
-    """Move the image to the other part whose move is best for the shares of the labels; None where none may."""
+    """Move the image that improves the label shares most to the other part; return None if none may move."""
     counts, held = rows.sum(axis=0), rows[drawn].sum(axis=0)
     here = held if from_drawn else counts - held
     is_tight = here <= (1 if from_drawn else spare)

@@ -1,4 +1,4 @@
-"""Labels of images in both of their forms: one class number each [N], or several labels each, 0 or 1 [N, labels]."""
+"""Labels in both forms: one class number per image [N], or several labels per image, 0 or 1 [N, labels]."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[Any]
-"""Class numbers, int64 [N], or labels, uint8 [N, labels], of which each is 0 or 1."""
+"""Class numbers, int64 [N], or labels, uint8 [N, labels], each 0 or 1."""
 
 Numbers = npt.NDArray[np.int64]
 
 
 def are_several(labels: Labels) -> bool:
-    """Tell whether each image may have several labels."""
+    """Tell whether images may have several labels."""
     return labels.ndim == 2
 
 
 def pairs(labels: Labels) -> tuple[Numbers, Numbers]:
-    """Return the place of an image and the number of its class, for each label of each image."""
+    """Return image index and class number for each label of each image."""
     if not are_several(labels):
         return np.arange(len(labels)), labels
     items, numbers = np.nonzero(labels)
@@ -28,7 +28,7 @@ def pairs(labels: Labels) -> tuple[Numbers, Numbers]:
 
 
 def count(labels: Labels, classes: int) -> Numbers:
-    """Return how many images each class has."""
+    """Return the number of images of each class."""
     if are_several(labels):
         counts: Numbers = labels.sum(axis=0, dtype=np.int64)
         return counts
@@ -41,7 +41,7 @@ def seen(labels: Labels) -> set[int]:
 
 
 def texts(labels: Labels) -> Iterator[str]:
-    """Yield what the labels of each image are recognised by in a fingerprint."""
+    """Yield the text of each image's labels for a fingerprint."""
     if not are_several(labels):
         yield from map(str, labels.tolist())
         return
@@ -55,7 +55,7 @@ def by_number(labels: Labels) -> tuple[int, int, int]:
 
 
 def renumbered(labels: Labels, numbers: Numbers, classes: int) -> Labels:
-    """Return the labels of images whose classes have other numbers, `numbers` [own classes] below `classes`."""
+    """Return labels with new class numbers: `numbers` [own classes], each below `classes`."""
     if not are_several(labels):
         renamed: Labels = numbers[labels]
         return renamed

@@ -1,4 +1,4 @@
-"""Image files as a folder or a table lists them, before they are cut into splits."""
+"""Image files of a folder or a table, before they are cut into splits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Listing:
     place: str
     classes: Sequence[str]
     names: Sequence[str]
-    """The paths below the folder that they are all in."""
+    """Paths relative to their common folder."""
 
     paths: Sequence[Path]
     labels: Labels
@@ -39,10 +39,10 @@ class Listing:
     notes: tuple[str, ...]
 
     def cut(self, given: Mapping[Split, npt.NDArray[np.int64]], **more: Any) -> Source:
-        """Return them cut into splits; `given` and `more` are as `assemble` takes them.
+        """Return the files cut into splits; `given` and `more` are as in `assemble`.
 
         Raises:
-            DataError: they cannot be cut.
+            DataError: the files cannot be cut.
         """
         return assemble(
             name=self.name,
@@ -60,7 +60,7 @@ class Listing:
         )
 
     def as_test(self, items: npt.NDArray[np.int64], *, skips_unreadable: bool) -> Source:
-        """Return some of them as a source of one split, `test`."""
+        """Return some of the files as a source with one split, `test`."""
         nothing = self.labels[:0]
         read = from_files(self.paths)
         return Source(
@@ -79,5 +79,5 @@ class Listing:
 
 
 def from_files(paths: Sequence[Path]) -> Callable[[int], Image]:
-    """Return a reader of image files; only their headers are read until pixels are needed."""
+    """Return a reader of image files; it reads only headers until pixels are needed."""
     return lambda item: open_image(paths[item])

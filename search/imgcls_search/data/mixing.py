@@ -1,4 +1,4 @@
-"""Mixing images of a batch with each other, and their classes with them."""
+"""Mix images of a batch with each other, and their labels too."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 Mix = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
 """Float images [N, C, H, W] and class numbers [N] -> images, and class numbers or shares [N, classes].
 
-Several labels of each image, 0 or 1 [N, classes], become shares of theirs: a label that both images have stays whole.
+Several labels per image, 0 or 1 [N, classes], become shares: a label that both images have stays 1.
 """
 
 
 def mix_nothing(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both as they are."""
+    """Return both unchanged."""
     return images, labels
 
 
@@ -45,7 +45,7 @@ def mixing(
         from torch.nn import functional
 
         is_cut = torch.rand(()).item() < 0.5 if mixup and cutmix else bool(cutmix)
-        # The neighbour in the batch is a random image, as every epoch has an order of its own.
+        # The neighbour in the batch is a random image, because every epoch is in random order.
         if is_cut:
             images, share = _paste(images, images.roll(1, 0), _draw_share(cutmix))
         else:
@@ -58,14 +58,14 @@ def mixing(
 
 
 def _draw_share(alpha: float) -> float:
-    """Draw the share that an image keeps of itself."""
+    """Draw the share of itself that an image keeps."""
     import torch
 
     return float(torch.distributions.Beta(torch.tensor([alpha]), torch.tensor([alpha])).sample())
 
 
 def _paste(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]:
-    """Return images with one window from others, and the share of their own pixels that is left."""
+    """Return images with a window pasted from others, and the share of their own pixels that is left."""
     import torch
 
     height, width = images.shape[-2:]
@@ -75,5 +75,5 @@ def _paste(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]
     top, bottom = max(middle_y - int(reach * height), 0), min(middle_y + int(reach * height), height)
     images = images.clone()
     images[..., top:bottom, left:right] = others[..., top:bottom, left:right]
-    # A window that reaches over the edge takes less than was drawn.
+    # A window over the edge covers less than was drawn.
     return images, 1 - (right - left) * (bottom - top) / (height * width)

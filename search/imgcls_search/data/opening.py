@@ -1,4 +1,4 @@
-"""Image files of every raster format that Pillow itself reads, opened even if their metadata is damaged."""
+"""Open image files of every raster format that Pillow itself decodes, even with damaged metadata."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ ENDINGS: Mapping[str, tuple[str, ...]] = {
     "XBM": (".xbm",),
     "XPM": (".xpm",),
 }
-"""File endings of every raster format that Pillow decodes without another program. PostScript would start Ghostscript;
-Windows metafiles are drawn by Windows only; of BUFR, GRIB, HDF5, MPEG and PDF Pillow reads no pixels."""
+"""File extensions of every raster format that Pillow decodes without another program. PostScript would start
+Ghostscript; only Windows draws Windows metafiles; Pillow reads no pixels of BUFR, GRIB, HDF5, MPEG and PDF."""
 
 EXTENSIONS = tuple(sorted(ending for endings in ENDINGS.values() for ending in endings))
 
@@ -57,30 +57,30 @@ _NO_PLUGIN = ("MPO",)
 """Formats that Pillow opens as part of another one."""
 
 LARGEST_REPAIR = 256 * 2**20
-"""Bytes of the largest file that is copied without its metadata."""
+"""Size limit in bytes for files that are copied without their metadata."""
 
 
 class NotRegularError(OSError):
-    """A name that stands for a pipe, a socket or a device."""
+    """The path is a pipe, a socket or a device."""
 
 
 def open_image(path: Path) -> Image:
     """Open an image file; only its header is read until pixels are needed.
 
-    A file whose metadata cannot be read is opened without it.
+    A file with unreadable metadata is opened without it.
 
     Raises:
-        OSError, SyntaxError, ValueError and others of Pillow's: the file is missing, damaged or no regular file.
+        OSError, SyntaxError, ValueError and others of Pillow's: the file is missing, damaged or not a regular file.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        # A pipe without a writer would be waited on for ever; /dev/zero fills the memory.
+        # Reading a pipe without a writer blocks forever; /dev/zero fills the memory.
         raise NotRegularError("is a pipe, socket or device; an image file is needed")
     try:
         return _open(path)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    # Damaged metadata make Pillow raise nearly anything, as damaged pixels do.
+    # Pillow raises almost anything for damaged metadata, as for damaged pixels.
     except Exception as error:
         bare = without_metadata(path)
         if bare is None:
@@ -93,14 +93,14 @@ def open_image(path: Path) -> Image:
 
 
 def reopened(image: Image) -> Image | None:
-    """Return the image of the same file without its metadata, None where that changes nothing."""
+    """Reopen an image's file without metadata; return None if that changes nothing."""
     name = getattr(image, "filename", "")
     bare = without_metadata(Path(name)) if name else None
     return None if bare is None else _open(bare)
 
 
 def without_metadata(path: Path) -> IO[bytes] | None:
-    """Return a copy of a PNG, JPEG or WebP file with only what its pixels need; None of other or broken files."""
+    """Return a copy of a PNG, JPEG or WebP file with only the data its pixels need; None for other or broken files."""
     try:
         if path.stat().st_size > LARGEST_REPAIR:
             return None
@@ -117,12 +117,12 @@ def without_metadata(path: Path) -> IO[bytes] | None:
 def _open(source: Path | IO[bytes]) -> Image:
     from PIL import Image
 
-    # Named, so that Pillow starts no other program for a file that is PostScript inside.
+    # Explicit formats, so that Pillow starts no other program for PostScript content.
     return Image.open(source, formats=[name for name in ENDINGS if name not in _NO_PLUGIN])
 
 
 def _png(content: bytes) -> Iterator[bytes]:
-    """Yield the signature and the chunks that pixels need: critical ones, which begin with a capital, and tRNS."""
+    """Yield the signature and the chunks that pixels need: critical chunks, which start with a capital, and tRNS."""
     yield content[:8]
     at = 8
     while at + 8 <= len(content):
@@ -136,7 +136,7 @@ def _png(content: bytes) -> Iterator[bytes]:
 
 
 def _jpeg(content: bytes) -> Iterator[bytes]:
-    """Yield the segments without application data and comments, but with Adobe's, which says what the colours are."""
+    """Yield the segments without application data and comments, except Adobe's, which defines the colour space."""
     yield content[:2]
     at = 2
     while at + 4 <= len(content) and content[at] == 0xFF:
@@ -165,7 +165,7 @@ def _webp(content: bytes) -> Iterator[bytes]:
         end = at + 8 + size + size % 2
         chunk = content[at:end]
         if chunk[:4] == b"VP8X":
-            # Its flags promise the chunks that are left out: ICC 0x20, EXIF 0x08, XMP 0x04.
+            # Clear the flags of the chunks that are left out: ICC 0x20, EXIF 0x08, XMP 0x04.
             chunk = chunk[:8] + bytes([chunk[8] & ~0x2C]) + chunk[9:]
         if chunk[:4] not in (b"EXIF", b"XMP ", b"ICCP"):
             kept.append(chunk)

@@ -1,8 +1,8 @@
-"""Operations on batches of uint8 images [N, C, H, W], each image with a strength of its own.
+"""Operations on batches of uint8 images [N, C, H, W], with a strength per image.
 
-They give what torchvision's functions of the same names give for single images (`torchvision.transforms.v2.functional`,
-uint8, black where nothing is), so that a paper's strengths mean here what they mean there. Strengths are float64 on the
-CPU, where they are drawn. Colour means nothing for grey images: `saturation` and `hue` leave these as they are.
+Results equal torchvision's functions of the same names for single images (`torchvision.transforms.v2.functional`,
+uint8, fill 0), so that strengths from papers have the same meaning here. Strengths are float64 on the CPU, where they
+are drawn. `saturation` and `hue` leave grey images unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 
 class Window(NamedTuple):
-    """A part of every image: four tensors [N], in pixels, on the CPU."""
+    """A window in every image: four tensors [N], in pixels, on the CPU."""
 
     top: Tensor
     left: Tensor
@@ -29,7 +29,7 @@ class Window(NamedTuple):
 
 
 def shear_x(slope: Tensor, height: int, width: int) -> Tensor:
-    """Return the matrices [N, 2, 3] that shear to the side about the upper left corner."""
+    """Return the matrices [N, 2, 3] that shear sideways about the upper left corner."""
     return _matrices(slope, x_of_y=slope, x=slope * height / 2)
 
 
@@ -49,15 +49,15 @@ def translate_y(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def rotate(degrees: Tensor, height: int, width: int) -> Tensor:
-    """Return the matrices [N, 2, 3] that rotate against the clock about the middle."""
+    """Return the matrices [N, 2, 3] that rotate counterclockwise about the middle."""
     angle = degrees.deg2rad()
     return _matrices(angle, one=angle.cos(), x_of_y=-angle.sin(), y_of_x=angle.sin())
 
 
 def affine(images: Tensor, matrices: Tensor) -> Tensor:
-    """Move every image by a matrix of its own, taking the nearest pixel.
+    """Transform every image by its matrix, with nearest-neighbour sampling.
 
-    A matrix leads from a place in the result to one in the image, in pixels from the middle.
+    A matrix maps a place in the result to a place in the image, in pixels from the middle.
     """
     height, width = images.shape[-2:]
     down, right = _places(height), _places(width)
@@ -69,14 +69,14 @@ def affine(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def cut(images: Tensor, window: Window, degrees: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Turn every image about its middle, cut a window and resize it, linear between pixels.
+    """Rotate every image about its middle, cut a window and resize it, with bilinear interpolation.
 
-    `size` is height and width of the result; those of the image where there is none.
+    `size` is the height and width of the result; by default those of the image.
     """
     height, width = images.shape[-2:]
     rows, columns = size or (height, width)
     top, left, tall, wide = (side[:, None] for side in window)
-    # Places beyond the window's outermost pixels take these, as when the window alone is resized.
+    # Clamp to the window's outermost pixels, as if the window alone were resized.
     y = (top + (torch.arange(rows) + 0.5) * (tall / rows) - 0.5).clamp(min=top, max=top + tall - 1)
     x = (left + (torch.arange(columns) + 0.5) * (wide / columns) - 0.5).clamp(min=left, max=left + wide - 1)
     y, x = (y - (height - 1) / 2)[:, :, None], (x - (width - 1) / 2)[:, None, :]
@@ -88,44 +88,45 @@ def cut(images: Tensor, window: Window, degrees: Tensor, size: tuple[int, int] |
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply all pixels: 0 gives black, 1 the image."""
+    """Multiply all pixels: 0 gives black, 1 the original image."""
     return _pixels(images * _of_each(factor, images))
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean grey of the image: 0 gives plain grey, 1 the image."""
+    """Blend with the mean grey of the image: 0 gives plain grey, 1 the original image."""
     return _blend(images, _grey(images).mean(dim=(1, 2, 3), keepdim=True), factor)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey image: 0 gives grey, 1 the image."""
+    """Blend with the grey image: 0 gives grey, 1 the original image."""
     return images if images.shape[1] == 1 else _blend(images, _grey(images), factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend all pixels but the outermost with a smoothed image: 0 gives the smooth one, 1 the image."""
+    """Blend all but the border pixels with a smoothed image: 0 gives the smoothed image, 1 the original."""
     if min(images.shape[-2:]) <= 2:
         return images
     result = images.float()
     inner = result[..., 1:-1, 1:-1]
     rows = result[..., :-2, :] + result[..., 1:-1, :] + result[..., 2:, :]
     around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    # The pixel itself weighs 5, each of its neighbours 1; the sums are whole numbers and exact.
+    # Weights are 5 for the pixel itself and 1 for each neighbour; the sums are whole numbers and exact.
     smooth = around.add_(inner, alpha=4).div_(13).round_()
     inner.addcmul_(smooth.sub_(inner), _of_each(1 - factor, images))
     return _pixels(result)
 
 
 def noise(images: Tensor, deviation: Tensor, normal: Tensor) -> Tensor:
-    """Add normal numbers, of the images' shape, times 255 and a deviation to all values."""
+    """Add `normal` (in the images' shape) times 255 times a deviation to all values."""
     added = beside(normal, images).mul_(_of_each(255 * deviation, images)).add_(images)
     return added.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def blur(images: Tensor, deviation: Tensor, most: float) -> Tensor:
-    """Blur every image by a Gaussian of its own deviation in pixels, mirrored at the edges; `most` is the largest.
+    """Blur every image by a Gaussian with its own deviation in pixels, mirrored at the edges; `most` is the largest
+    deviation.
 
-    The weights end at three times the largest deviation, or where the image does.
+    The kernel ends at three times the largest deviation, or where the image does.
     """
     height, width = images.shape[-2:]
     values = images.float()
@@ -140,19 +141,19 @@ def blur(images: Tensor, deviation: Tensor, most: float) -> Tensor:
 
 
 def _bell(deviation: Tensor, radius: int) -> Tensor:
-    """Return the weights [N, 2 radius + 1] of neighbours, which sum to 1; with no deviation all is on the middle."""
+    """Return the kernel weights [N, 2 radius + 1], which sum to 1; for deviation 0 only the middle has weight."""
     places = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    # So narrow that nothing but the middle has a weight.
+    # The lower bound is so narrow that only the middle has weight.
     weights = torch.exp(-0.5 * (places / deviation[:, None].clamp(min=1e-3)) ** 2)
     return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
-    """Encode every image as a JPEG of its own quality, 1 to 100, and decode it again; 100 leaves it as it is.
+    """Encode every image as a JPEG of its own quality, 1 to 100, and decode it again; 100 leaves it unchanged.
 
-    Pillow does this on the CPU: pixels of a GPU go there and back, and the host waits for them.
+    Pillow does this on the CPU: GPU images are copied back and forth, and the host waits.
     """
-    # As Pillow has them [N, H, W, C], or [N, H, W] where they are grey.
+    # Pillow's layout: [N, H, W, C], or [N, H, W] for grey images.
     pixels = images.cpu().movedim(1, -1).contiguous().numpy()
     pixels = pixels[..., 0].copy() if images.shape[1] == 1 else pixels.copy()
 
@@ -163,7 +164,7 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
                 pixels[number] = np.asarray(decoded)
 
     chosen = [(number, value) for number, value in enumerate(quality.tolist()) if value < 100]
-    # A thread for each that torch may use: Pillow encodes and decodes outside of Python's lock.
+    # As many threads as torch may use: Pillow encodes and decodes without the GIL.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(lambda item: encode(*item), chosen))
     found = torch.from_numpy(pixels)
@@ -171,7 +172,7 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the colours on the colour circle, whose length is 1."""
+    """Rotate the hue by a share of the colour circle."""
     if images.shape[1] == 1:
         return images
     values = images.float()
@@ -192,18 +193,18 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest bits of every pixel."""
+    """Keep the highest bits of every value."""
     masks = 256 - 2 ** (8 - bits.long())
     return images & beside(masks.to(torch.uint8), images).view(-1, 1, 1, 1)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the pixels at or above a threshold, which is a share of white."""
+    """Invert the values at or above a threshold, given as a share of white."""
     return torch.where(images >= _of_each(255 * threshold, images), ~images, images)
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch every channel so that its darkest pixel is black and its brightest white."""
+    """Stretch every channel to the full range from black to white."""
     values = images.float()
     low, high = values.amin(dim=(2, 3), keepdim=True), values.amax(dim=(2, 3), keepdim=True)
     is_plain = low == high
@@ -212,10 +213,10 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Make the grey levels of every channel about equally frequent, by Pillow's rule."""
+    """Equalize the histogram of every channel, by Pillow's rule."""
     levels = images.flatten(2).long()
     counts = levels.new_zeros(*levels.shape[:2], 256).scatter_add_(2, levels, torch.ones_like(levels))
-    # The brightest level that occurs is left out of the step, as in Pillow.
+    # The step ignores the brightest level that occurs, as in Pillow.
     step = (levels.shape[2] - counts.gather(2, levels.amax(dim=2, keepdim=True))) // 255
     darker = counts.cumsum(dim=2) - counts
     table = ((darker + step // 2) // step.clamp(min=1)).clamp_(max=255)
@@ -223,7 +224,7 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, window: Window) -> Tensor:
-    """Blacken a window of every image; one of no height changes nothing."""
+    """Blacken a window of every image; height 0 changes nothing."""
     top, left, tall, wide = (side[:, None] for side in window)
     rows, columns = torch.arange(images.shape[2]), torch.arange(images.shape[3])
     is_row, is_column = (rows >= top) & (rows < top + tall), (columns >= left) & (columns < left + wide)
@@ -232,8 +233,8 @@ def erase(images: Tensor, window: Window) -> Tensor:
 
 
 def beside(values: Tensor, images: Tensor) -> Tensor:
-    """Return a few numbers, drawn on the CPU, on the device of the images, without waiting for what it computes."""
-    # Elsewhere than on CUDA the numbers may be gone before such a copy has read them.
+    """Copy small CPU tensors to the device of the images, without waiting for its computations."""
+    # Except on CUDA, the source may be freed before a non-blocking copy has read it.
     return values.to(images.device, non_blocking=images.is_cuda)
 
 

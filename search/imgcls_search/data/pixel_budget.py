@@ -1,4 +1,4 @@
-"""Room for the pixels of images that threads decode at a time."""
+"""A limit on the pixels that threads decode at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _budgets: weakref.WeakSet[PixelBudget] = weakref.WeakSet()
 
 
 class PixelBudget:
-    """Lets threads hold no more pixels together than there is room for; one that needs more waits to be alone."""
+    """Limits the total pixels held by threads; a request above the limit waits until it is alone."""
 
     def __init__(self, most: int) -> None:
         self.most = self.free = most
@@ -20,12 +20,12 @@ class PixelBudget:
         _budgets.add(self)
 
     def clear(self) -> None:
-        """Forget what is held: the threads that hold it are not in a process that was forked meanwhile."""
+        """Release everything: a forked process has none of the threads that hold pixels."""
         self.free, self.changed = self.most, threading.Condition()
 
     @contextmanager
     def of(self, pixels: int) -> Iterator[None]:
-        """Reserve room for the pixels meanwhile, as soon as there is any."""
+        """Wait until the pixels fit, and reserve them inside the context."""
         wanted = min(pixels, self.most)
         with self.changed:
             self.changed.wait_for(lambda: self.free >= wanted)

@@ -1,4 +1,4 @@
-"""What policies draw from: torchvision's operations and their strengths, applied to whole batches."""
+"""The search space of augmentation policies: torchvision's operations and strengths, for whole batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from imgcls_search.data import draws, operations
 
 BINS = 31
-"""Strengths that a policy tells apart, from 0 to 30."""
+"""Number of strength levels, 0 to 30."""
 
 SHIFTS: Mapping[str, Callable[[Tensor, int, int], Tensor]] = {
     "shear_x": operations.shear_x,
@@ -34,7 +34,7 @@ CHANGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Images and strengths -> images."""
 
 OPERATIONS = ("identity", *SHIFTS, *CHANGES)
-"""In torchvision's order; an operation's number is its place here."""
+"""In torchvision's order; the index is the operation's number."""
 
 FIRST_SHIFT, FIRST_CHANGE, FIRST_UNSIGNED = (OPERATIONS.index(name) for name in ("shear_x", "brightness", "posterize"))
 
@@ -47,31 +47,31 @@ def rand_strengths(height: int, width: int) -> Tensor:
 
 
 def trivial_strengths() -> Tensor:
-    """Return the strengths [operations, BINS] of TrivialAugment's wide space, whose shifts are of up to 32 pixels."""
+    """Return the strengths [operations, BINS] of TrivialAugment's wide space, with shifts of up to 32 pixels."""
     return _strengths(shear=0.99, shift_x=32.0, shift_y=32.0, turn=135.0, factor=0.99, bits=6)
 
 
 def draw_operations(count: int) -> Tensor:
-    """Draw the number of an operation for every image."""
+    """Draw an operation number for every image."""
     return draws.of_images(count, lambda total: torch.randint(len(OPERATIONS), (total,)))
 
 
 def draw_signs(operation: Tensor, strength: Tensor) -> Tensor:
-    """Turn the strength around for half of the images whose operation has two directions."""
+    """Negate the strength for half of the images whose operation has two directions."""
     is_signed = (operation >= FIRST_SHIFT) & (operation < FIRST_UNSIGNED)
     return torch.where(is_signed & (draws.of_images(len(operation), torch.rand) <= 0.5), -strength, strength)
 
 
 def apply(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Apply to every image the operation of its number, with its strength as torchvision's policies count it.
+    """Apply to every image the operation with its number, with strengths as in torchvision's policies.
 
-    Numbers, int64 [N], and strengths, float64 [N], are on the CPU, so that no GPU is waited for.
+    Numbers, int64 [N], and strengths, float64 [N], are on the CPU, so that no GPU synchronization is needed.
     """
     assert images.dtype == torch.uint8, f"policies are for pixels, not for {images.dtype}"
     result = images.clone(memory_format=torch.contiguous_format)
     shifted = (operation >= FIRST_SHIFT) & (operation < FIRST_CHANGE)
     if shifted.any():
-        # All that moves pixels goes through one grid.
+        # All operations that move pixels share one grid.
         chosen = shifted.nonzero()[:, 0]
         on_device = operations.beside(chosen, images)
         matrices = _matrices(operation[chosen], strength[chosen], *images.shape[-2:])
@@ -85,7 +85,7 @@ def apply(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _matrices(operation: Tensor, strength: Tensor, height: int, width: int) -> Tensor:
-    # Each kind for all of the images, which are few numbers; then every image's own.
+    # Compute every kind for all images (only a few numbers), then select each image's own.
     of_each = torch.stack([matrices(strength, height, width) for matrices in SHIFTS.values()])
     return of_each[operation - FIRST_SHIFT, torch.arange(len(operation))]
 

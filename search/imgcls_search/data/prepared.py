@@ -1,4 +1,4 @@
-"""What is known of images that were decoded for a search, and one split of them."""
+"""Metadata of images that were decoded for a search, and one decoded split."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ from imgcls_search.words import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What workers need to know of a prepared data set, as JSON-able values."""
+    """Metadata of a prepared data set for workers, as JSON-able values."""
 
     fingerprint: str
-    """Of all images, those of the test split too."""
+    """Of all images, including the test split."""
 
     classes: tuple[str, ...]
     image_size: ImageSize
     channels: int
     counts: Mapping[str, int]
-    """Images of every split: train, val, test."""
+    """Number of images per split: train, val, test."""
 
     class_counts: tuple[int, ...]
-    """Images of every class in the training split."""
+    """Number of training images per class."""
 
     mean: tuple[float, ...]
-    """Of every channel of the training split, in 0..1."""
+    """Per channel of the training split, in 0..1."""
 
     std: tuple[float, ...]
     folder: str
-    """Where the arrays lie."""
+    """Folder of the arrays."""
 
     seen_fingerprint: str = ""
     """Of the images that a search may see, see `Prints`."""
 
     streamed_from: Mapping[str, Any] | None = None
-    """The `data` component, by name and arguments, if the images are decoded again in each epoch."""
+    """Name and arguments of the `data` component, if images are decoded again every epoch."""
 
     repeated: int = 0
-    """Validation images with the very pixels of a training image."""
+    """Validation images with the same pixels as a training image."""
 
     repeated_for_example: tuple[str, ...] = ()
-    """The names of one of them and of its twin."""
+    """The names of one such image and of its copy."""
 
     twins: int = 0
-    """Training and validation images with the very pixels of an image of another class."""
+    """Training and validation images with the same pixels as an image of another class."""
 
     twins_for_example: tuple[str, ...] = ()
     blank: int = 0
@@ -63,34 +63,34 @@ class Prepared:
 
     blank_for_example: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
-    """Training and validation images that were left out since they cannot be read, each with the reason."""
+    """Training and validation images that were left out because they cannot be read, each with the reason."""
 
     fit: Fit = "crop"
-    """How images of another aspect are brought to the size."""
+    """How images with another aspect ratio are brought to the size."""
 
     fill: Fill = "mean"
-    """The colour of their borders with `pad`."""
+    """The border colour for `pad`."""
 
     margin: float = 1.0
-    """How many times larger they are kept than the size."""
+    """Factor by which stored images are larger than the size."""
 
     folds: tuple[int, ...] = ()
-    """The sizes of the folds, where there are any; the last is the validation split, the others begin the training
-    split, in order."""
+    """The sizes of the folds, if there are any; the last fold is the validation split, the others come first in the
+    training split, in order."""
 
     has_several_labels: bool = False
-    """Whether each image may have several labels, or none, instead of one class."""
+    """Whether images may have several labels, or none, instead of one class."""
 
     thresholds: tuple[float, ...] | None = None
-    """From which probability on an image has each label, by the weights that this comes with; None where none says."""
+    """Thresholds of the labels for the accompanying weights; None if none are known."""
 
     @property
     def cuts(self) -> tuple[float, ...] | None:
-        """The thresholds to decide by: 0.5 where none were chosen; None where an image has one class."""
+        """The decision thresholds: 0.5 if none were chosen; None with one class per image."""
         return (self.thresholds or (0.5,) * len(self.classes)) if self.has_several_labels else None
 
     def findings(self) -> list[str]:
-        """Return what a person should know of the pixels, a line each."""
+        """Return notes for users about the pixels, one line each."""
         found = []
         if self.unreadable:
             number = counted("image", len(self.unreadable))
@@ -113,17 +113,17 @@ class Prepared:
 
     @property
     def prints(self) -> Prints:
-        """What the images are recognised by."""
+        """The fingerprints of the images."""
         return Prints(whole=self.fingerprint, seen=self.seen_fingerprint)
 
     @property
     def scored(self) -> int:
-        """How many images a score is from: those of all folds, or of the validation split."""
+        """Number of images that a score is based on: all folds, or the validation split."""
         return sum(self.folds) or self.counts["val"]
 
     @property
     def num_bytes(self) -> int:
-        """The size of the decoded images that a search reads."""
+        """The size of the decoded images that a search reads, bytes."""
         return (self.counts["train"] + self.counts["val"]) * math.prod(self.frame.kept_shape)
 
     @property
@@ -133,7 +133,7 @@ class Prepared:
 
     @property
     def shape(self) -> InputShape:
-        """What a model for these images is built for."""
+        """The input shape and classes of a model for these images."""
         return InputShape(image_size=self.image_size, channels=self.channels, classes=len(self.classes))
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,12 +152,12 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """One split, decoded."""
+    """One decoded split."""
 
     pixels: npt.NDArray[np.uint8] | Streamed
-    """[N, channels, height, width], mapped from disk and read-only, or decoded where they are indexed."""
+    """[N, channels, height, width], memory-mapped and read-only, or decoded on indexing."""
 
     labels: Labels
-    """Class numbers [N], or several labels of each image, 0 or 1 [N, classes]."""
+    """Class numbers [N], or several labels per image, 0 or 1 [N, classes]."""
 
     names: tuple[str, ...]

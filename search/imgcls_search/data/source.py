@@ -1,4 +1,4 @@
-"""What is known of a data set before an image is decoded: names, labels, splits and a fingerprint."""
+"""Metadata of a data set before decoding: names, labels, splits and a fingerprint."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LeftOut:
     """Files or folders that were not counted as images, for one reason."""
 
     reason: str
-    """Of one of them: `file ending in .txt`."""
+    """Reason for a single file: `file ending in .txt`."""
 
     count: int
     example: str
@@ -65,51 +65,51 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A data set cut into splits, its images still where they lie."""
+    """A data set divided into splits, with images that are not decoded yet."""
 
     name: str
-    """For people, for example in a study's name: `digits`, or the last part of a folder's path."""
+    """Display name, for example in a study's name: `digits`, or the last part of a folder's path."""
 
     place: str
-    """How errors name its place: `data.folder: /photos`."""
+    """The location in error messages: `data.folder: /photos`."""
 
     classes: tuple[str, ...]
     labels: Mapping[Split, Labels]
-    """Of every split: class numbers [N], or several labels of each image, 0 or 1 [N, classes]."""
+    """Per split: class numbers [N], or several labels per image, 0 or 1 [N, classes]."""
 
     names: Mapping[Split, tuple[str, ...]]
-    """Paths below the folder, or `train/123`, of every split."""
+    """Per split: paths below the folder, or `train/123`."""
 
     read: Callable[[Split, int], Image]
-    """Opens one image of a split; close it, as files are read when their pixels are needed."""
+    """Opens an image of a split; close it, because pixels are read from the open file on demand."""
 
     make_prints: Callable[[], Prints]
-    """Reads all contents, which takes its time, and returns what the data set is recognised by."""
+    """Reads all contents, which is slow, and returns the fingerprints of the data set."""
 
     skips_unreadable: bool = False
-    """Whether images that cannot be read are left out instead of refused."""
+    """Whether unreadable images are left out instead of refused."""
 
     left_out: tuple[LeftOut, ...] = ()
-    """What the place holds besides the images."""
+    """Other files and folders next to the images."""
 
     notes: tuple[str, ...] = ()
-    """What a person should know of the classes."""
+    """Notes about the classes for users."""
 
     folds: tuple[int, ...] = ()
-    """The sizes of the folds, where there are any, see `splits.Cuts`."""
+    """The sizes of the folds, if there are any, see `splits.Cuts`."""
 
     groups: Mapping[Split, int] | None = None
-    """How many groups the images of each split are of, None where nothing says what belongs together."""
+    """Number of groups per split, None if there are no groups."""
 
     group_names: Mapping[Split, tuple[str, ...]] | None = None
-    """The group of each image, None likewise."""
+    """The group of each image, None if there are no groups."""
 
     first_fingerprint: Callable[[], str] | None = None
-    """Makes the fingerprint of version 1, where that saw other parts of the images."""
+    """Computes the version 1 fingerprint, if that covered other parts of the images."""
 
     @cached_property
     def prints(self) -> Prints:
-        """Equal for equal contents, wherever they lie and whatever the splits.
+        """Fingerprints that depend only on the contents, not on their location or the splits.
 
         Raises:
             DataError: a file cannot be read.
@@ -121,21 +121,21 @@ class Source:
 
     @property
     def has_several_labels(self) -> bool:
-        """Whether each image may have several labels, or none."""
+        """Whether images may have several labels, or none."""
         return label_sets.are_several(self.labels["test"])
 
     @property
     def fingerprint(self) -> str:
-        """That of all images."""
+        """The fingerprint of all images."""
         return self.prints.whole
 
     @property
     def is_in_files(self) -> bool:
-        """Whether each image is a file of its own, which may be damaged."""
+        """Whether each image is a separate file, which may be damaged."""
         return self.first_fingerprint is not None
 
     def has_fingerprint(self, known: str) -> bool:
-        """Tell whether these are the images of a fingerprint, of whichever version it is.
+        """Tell whether a fingerprint of any version belongs to these images.
 
         Raises:
             OSError: a file cannot be read.
@@ -143,7 +143,7 @@ class Source:
         return are_equal(known, self.fingerprint, self.first_fingerprint)
 
     def has_prints(self, known: Prints) -> bool:
-        """Tell whether a search sees the images of a record; one of an earlier version knows the test split too.
+        """Tell whether a search sees the recorded images; records of earlier versions include the test split.
 
         Raises:
             OSError: a file cannot be read.
@@ -151,7 +151,7 @@ class Source:
         return self.prints.are_of(known) if known.seen else self.has_fingerprint(known.whole)
 
     def without(self, unreadable: Mapping[Split, Collection[str]]) -> Source:
-        """Return the source without some images of its splits; the cuts stay as they are."""
+        """Return the source without some images; the others stay in their splits."""
         kept = {
             split: [index for index, name in enumerate(names) if name not in unreadable.get(split, ())]
             for split, names in self.names.items()
@@ -172,20 +172,20 @@ class Source:
 
     @property
     def _places(self) -> list[npt.NDArray[np.int64]]:
-        """The numbers of each fold's images within their split."""
+        """The indices of each fold's images within their split."""
         if not self.folds:
             return []
         *first, last = places(self.folds, len(self.names["train"]))
         return [*first, last - len(self.names["train"])]
 
     def fold_of(self) -> dict[str, int]:
-        """Return the fold of each image by name, the last one for `val`; nothing where there are no folds."""
+        """Return the fold of each image by name, the last fold for `val`; empty without folds."""
         first = self._places[:-1]
         known = {self.names["train"][item]: number for number, items in enumerate(first) for item in items.tolist()}
         return {**known, **dict.fromkeys(self.names["val"], len(first))} if self.folds else {}
 
     def fold_labels(self) -> list[npt.NDArray[np.int64]]:
-        """Return the class numbers of the images that scores are from: of each fold, or of the validation split."""
+        """Return the class numbers of the images that scores are based on: of each fold, or of the validation split."""
         if not self.folds:
             return [self.labels["val"]]
         *first, _ = self._places
@@ -193,7 +193,7 @@ class Source:
 
 
 def advice(source: Source, readable: int) -> str:
-    """Return what a person can do about images of a source that cannot be read, to end a message with."""
+    """Return advice about unreadable images of a source, to append to a message."""
     can_skip = (
         source.place.startswith(("data.folder", "data.table", "unlabeled.folder"))
         and not source.skips_unreadable
@@ -220,9 +220,9 @@ def assemble(
     kept: npt.NDArray[np.int64] | None = None,
     **cuts: Any,
 ) -> Source:
-    """Cut numbered items (names [N], labels [N] or [N, classes], `read` by number) into the splits of a source.
+    """Divide numbered items (names [N], labels [N] or [N, classes], `read` by number) into the splits of a source.
 
-    `given` holds the numbers of the splits that the data comes with; `cuts` are the arguments of `divide`.
+    `given` holds the item numbers of the splits that the data comes with; `cuts` are the arguments of `divide`.
 
     Raises:
         DataError: the images cannot be cut, or a group is in several of the given splits.
@@ -255,7 +255,7 @@ def assemble(
 
 
 def from_arrays(pixels: npt.NDArray[np.uint8]) -> Callable[[int], Image]:
-    """Return a reader of images that are in memory as [N, H, W] or [N, H, W, 3]."""
+    """Return a reader of images in memory, [N, H, W] or [N, H, W, 3]."""
     from PIL import Image
 
     return lambda item: Image.fromarray(pixels[item])

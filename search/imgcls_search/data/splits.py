@@ -1,4 +1,4 @@
-"""Cuts of a data set into train, val and test: seeded, stratified, every class in every part."""
+"""Split a data set into train, val and test: seeded, stratified, every class in every part."""
 
 from __future__ import annotations
 
@@ -49,17 +49,18 @@ def divide(
     groups: Groups | None = None,
     folds: int | None = None,
 ) -> Cuts:
-    """Return the item numbers of train, val and test, cutting what is not given from `train`.
+    """Return the item numbers of train, val and test, cutting missing splits from `train`.
 
-    `kept` are training images that nothing is cut from; `seen` says of each class where it was first met.
-    All images of one of the `groups` come into one part; `max_train` draws images, not groups.
-    Images with several labels are cut so that each label is as even over the parts as they allow, see `iterative`.
-    The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
-    With `folds`, `max_train` counts all images outside the test split, since each is trained on and scored.
+    `kept` are training images that nothing is cut from; `seen` gives for each class the place of its first image. All
+    images of one of the `groups` go into one part; `max_train` draws images, not groups. With several labels per image,
+    each label is spread as evenly over the parts as possible, see `iterative`.
+
+    The sealed test split depends on `test` and `split_seed` only, val also on `val`: `max_train` changes neither. With
+    `folds`, `max_train` counts all images outside the test split, since each is trained on and scored.
 
     Raises:
-        CutError: one class only, a class too small for the cuts, or fewer `max_train` than classes; folds where there
-            is a validation split, or too few images for them.
+        CutError: one class only, a class too small for the cuts, or `max_train` below the number of classes; folds
+            together with a given validation split, or too few images for them.
     """
     if len(classes) < 2:
         raise CutError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
@@ -107,7 +108,7 @@ def divide(
 
 
 def _refuse_missing(cut: Mapping[Split, Numbers], labels: Labels, classes: Sequence[str], place: str) -> None:
-    """Raise CutError if a part that was cut lacks a label, which labels that always come together may cause."""
+    """Raise CutError if a cut part lacks a label, for example because some labels only occur together."""
     for split, items in cut.items():
         missing = [repr(classes[number]) for number in np.flatnonzero(labels[items].sum(axis=0) == 0).tolist()]
         if missing:
@@ -133,7 +134,7 @@ def _check_room(
 
 def _cut(labels: Labels, pool: Numbers, *, share: float, spare: int, seed: tuple[int, int]) -> tuple[Numbers, Numbers]:
     if label_sets.are_several(labels):
-        # One image may be the only one of several labels.
+        # One image may be the only one with several labels.
         return _draw(labels, pool, int(np.clip(round(share * len(pool)), 1, len(pool) - 1)), spare=spare, seed=seed)
     counts = np.unique(labels[pool], return_counts=True)[1]
     total = int(np.clip(round(share * len(pool)), len(counts), len(pool) - spare * len(counts)))
@@ -144,8 +145,8 @@ def _draw(labels: Labels, pool: Numbers, total: int, *, spare: int, seed: tuple[
     """Return `total` items of the pool and the rest, both in the pool's order."""
     if label_sets.are_several(labels):
         return iterative.draw(labels, pool, total, spare=spare, seed=seed)
-    # Not scikit-learn's train_test_split: it may leave a small class out of a part. And RandomState, because numpy
-    # has frozen its stream (NEP 19): a sealed test split must stay the same one for years.
+    # scikit-learn's train_test_split may leave a small class out of a part. RandomState, because NumPy has frozen its
+    # stream (NEP 19): a sealed test split must stay the same for years.
     random = np.random.RandomState(seed)
     numbers, counts = np.unique(labels[pool], return_counts=True)
     drawn = np.zeros(len(pool), dtype=bool)
@@ -155,7 +156,7 @@ def _draw(labels: Labels, pool: Numbers, total: int, *, spare: int, seed: tuple[
 
 
 def _allocate(counts: Numbers, total: int, spare: int) -> Numbers:
-    """Share `total` among classes: one each, the others in proportion, by largest remainder; `spare` stay of each."""
+    """Divide `total` among classes: one each, then in proportion by largest remainder; `spare` of each stay behind."""
     room = counts - 1 - spare
     left = total - len(counts)
     quota = left * room / max(int(room.sum()), 1)

@@ -28,13 +28,13 @@ from imgcls_search.errors import BuildError, DataError, writing
 from imgcls_search.image_size import ImageSize, normal, sides
 
 READABLE = "-test-is-readable"
-"""Ends the names of empty files that say so of the test split."""
+"""Suffix of files that mark a test split as checked for unreadable images."""
 
 STREAMED = "-streamed"
-"""Ends the names of folders that hold names and labels but no pixels."""
+"""Suffix of folders with names and labels but no pixels."""
 
 VERSION = 1
-"""Part of every key: raise it when `decode` gives other pixels or the files another layout."""
+"""Part of every key: raise it when the pixels from `decode` or the file layout change."""
 
 
 def prepare(
@@ -50,14 +50,14 @@ def prepare(
     most_bytes: float = math.inf,
     origin: Component | None = None,
 ) -> Prepared:
-    """Decode train and val into arrays below `cache`, once for all processes; the test split stays closed.
+    """Decode train and val into arrays below `cache`, once for all processes; the test split stays sealed.
 
-    If everything there would become larger than `most_bytes`, the images are looked at and not kept; workers
-    then read them again from `origin`, the component that the source was built from.
+    If the cache would exceed `most_bytes`, the images are only checked, not stored; workers then read them again from
+    `origin`, the component that the source was built from.
 
     Raises:
-        BuildError: a size or a number of channels that images cannot have.
-        DataError: images that cannot be read, or a cache that cannot be written.
+        BuildError: the size or the number of channels is not allowed.
+        DataError: images cannot be read, or the cache cannot be written.
     """
     if min(sides(image_size)) < 1:
         raise BuildError("image.size", f"{image_size} is not allowed; allowed: int >= 1")
@@ -103,10 +103,10 @@ def prepare(
 
 
 def _fold_sizes(folder: Path, source: Source) -> tuple[int, ...]:
-    """Return the sizes of a source's folds without the images that could not be read.
+    """Return the sizes of a source's folds without unreadable images.
 
     Raises:
-        DataError: none of a fold can be read.
+        DataError: no image of a fold can be read.
     """
     if not source.folds:
         return ()
@@ -119,7 +119,7 @@ def _fold_sizes(folder: Path, source: Source) -> tuple[int, ...]:
 
 
 def _first(examples: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Return the first example of all splits, if there is one."""
+    """Return the first example over all splits, if there is one."""
     return tuple(name for names in examples for name in names)[:1]
 
 
@@ -130,7 +130,7 @@ def stored(cache: Path) -> dict[Path, int]:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder of decoded images; a process that reads it continues, the next one decodes again.
+    """Delete a folder of decoded images; processes that read it continue, the next one decodes again.
 
     Raises:
         DataError: it cannot be deleted.
@@ -147,7 +147,7 @@ def remove(folder: Path) -> None:
 
 
 def load(prepared: Prepared, split: Literal["train", "val"], *, whole: bool = False) -> Images:
-    """Map a prepared split; `whole` images have their margin, to be cut from.
+    """Map a prepared split; `whole` images include their margin.
 
     Raises:
         DataError: the store is gone or damaged.
@@ -158,18 +158,18 @@ def load(prepared: Prepared, split: Literal["train", "val"], *, whole: bool = Fa
 
 
 def open_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> Images:
-    """Break the seal: decode the test split of the data that `prepared` was made of, or map it if that was done.
+    """Break the seal: decode the test split of the data behind `prepared`, or map it if already decoded.
 
-    A test split that the data comes with is taken as it is now.
+    A test split that the data comes with is read as it is now.
 
     Raises:
-        DataError: `source` is other data or other splits than `prepared`, or has images that cannot be read.
+        DataError: `source` has other data or splits than `prepared`, or unreadable images.
     """
     _must_be(source, prepared)
     frame = prepared.frame
     sealed = Path(prepared.folder).with_name(f"{_key(source, frame)}-test")
     summaries = _ensure(sealed, source, ("test",), frame, progress)
-    # How many of them can be read is known only now.
+    # Only now is it known how many images can be read.
     count = summaries["test"].get("count", len(source.names["test"]))
     reader = source if prepared.streamed_from is not None else None
     return _load(sealed, "test", count, frame, reader)
@@ -183,12 +183,12 @@ def open_all(
     most_bytes: float = math.inf,
     progress: Progress | None = None,
 ) -> list[Images]:
-    """Decode the images of all splits, also of the sealed one, and return the splits that have any.
+    """Decode the images of all splits, including the sealed one, and return the non-empty splits.
 
-    Where all that is kept below `cache` would become larger than `most_bytes`, they are decoded where they are read.
+    If the cache would exceed `most_bytes`, images are decoded on each read instead.
 
     Raises:
-        DataError: images that cannot be read, or a cache that cannot be written.
+        DataError: images cannot be read, or the cache cannot be written.
     """
     splits: list[Split] = [split for split in ("train", "val", "test") if source.names[split]]
     folder, summaries, reader = _keep_all(source, splits, frame, cache, most_bytes, progress)
@@ -205,13 +205,12 @@ def open_pool(
     progress: Progress | None = None,
     whole: bool = False,
 ) -> tuple[Images, list[str]]:
-    """Decode images that are no part of a labelled data set, all of them in `train`, as `open_all` does.
+    """Decode images outside the labelled data set, all in `train`, as `open_all` does.
 
-    Return also those that were left out since they cannot be read, each with the reason. `whole` images have their
-    margin, to be cut from.
+    Return also the unreadable images that were left out, each with the reason. `whole` images include their margin.
 
     Raises:
-        DataError: images that cannot be read, or a cache that cannot be written.
+        DataError: images cannot be read, or the cache cannot be written.
     """
     folder, summaries, reader = _keep_all(source, ["train"], frame, cache, most_bytes, progress)
     known = summaries["train"]
@@ -227,7 +226,7 @@ def _keep_all(
     most_bytes: float,
     progress: Progress | None,
 ) -> tuple[Path, Summaries, Source | None]:
-    """Return the folder of some splits, what is known of them, and the source where no pixels are kept."""
+    """Return the folder and summaries of some splits, and the source if no pixels are stored."""
     folder = cache.expanduser().resolve() / f"{_key(source, frame)}-all"
     needed = arrays.num_bytes(source, splits, frame)
     is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
@@ -237,12 +236,12 @@ def _keep_all(
 
 
 def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> list[str]:
-    """See once that the files of the test split can be read; nothing of them is kept, and the split stays sealed.
+    """Check once that the test files can be read; the split stays sealed, and nothing of it is stored.
 
-    Returns those that will be left out since they cannot be read, each with the reason.
+    Return the unreadable images that will be left out, each with the reason.
 
     Raises:
-        DataError: some cannot; they are named.
+        DataError: some images cannot be read, and the source does not skip them.
     """
     key = _key(source, prepared.frame)
     mark = Path(prepared.folder).with_name(f"{key}{READABLE}")
@@ -264,10 +263,10 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
 
 
 def _read_mark(mark: Path) -> list[str] | None:
-    """Return what a look at the test files found; None where there was none, or it cannot be read."""
+    """Return the result of a previous check of the test files; None if there is none, or it cannot be read."""
     try:
         text = mark.read_text()
-        # The first ones were empty files.
+        # Earlier versions wrote empty files.
         found = json.loads(text) if text else []
     except (OSError, ValueError):
         return None
@@ -285,7 +284,7 @@ def _streaming_source(prepared: Prepared) -> Source | None:
 
 @lru_cache(maxsize=1)
 def _described(component: str) -> Source:
-    # A worker asks with each job; looking through a large folder takes seconds.
+    # Cached: workers ask for each job, and listing a large folder takes seconds.
     from imgcls_search.data import describe
 
     found = json.loads(component)
@@ -298,7 +297,7 @@ def _must_be(source: Source, prepared: Prepared) -> None:
 
 
 def _seen_key(source: Source, frame: Frame) -> str:
-    """Return the name of a store that a test split which the data comes with has no part in."""
+    """Return the name of a store that does not depend on a test split that the data comes with."""
     if source.prints.seen == source.prints.whole:
         return _key(source, frame)
     kept = replace(
@@ -310,10 +309,10 @@ def _seen_key(source: Source, frame: Frame) -> str:
 
 
 def _key(source: Source, frame: Frame) -> str:
-    # The names in the splits stand for the settings of the cuts.
+    # The names in the splits represent the split settings.
     names = {split: list(names) for split, names in sorted(source.names.items())}
     parts = [VERSION, source.fingerprint, names, *frame.settings()]
-    # Only where it is so, since stores of before have no such part.
+    # Only added when set, since older stores have no such part.
     text = json.dumps([*parts, "skips unreadable"] if source.skips_unreadable else parts)
     return digests.of_text(text)[:16]
 
@@ -321,7 +320,7 @@ def _key(source: Source, frame: Frame) -> str:
 def _load(
     folder: Path, split: Split, count: int, frame: Frame, source: Source | None, *, whole: bool = False
 ) -> Images:
-    """Map a split of `count` images, or read them from a source where no pixels are kept."""
+    """Map a split of `count` images, or read them from a source if no pixels are stored."""
     pixels: npt.NDArray[np.uint8] | Streamed
     try:
         if source is None:
@@ -339,7 +338,7 @@ def _load(
     if pixels.shape != shape or (len(labels), len(names)) != (count, count):
         raise DataError(f"{folder}: {split} images are damaged; run again to decode them again")
     if isinstance(pixels, np.ndarray) and not whole and frame.kept_shape != frame.shape:
-        # A view: nothing is read or copied before it is needed.
+        # A view: nothing is read or copied until needed.
         rows, columns = frame.middle
         pixels = pixels[..., rows, columns]
     return Images(pixels=pixels, labels=labels, names=names)
@@ -348,7 +347,7 @@ def _load(
 def _ensure(
     folder: Path, source: Source, splits: Sequence[Split], frame: Frame, progress: Progress | None
 ) -> Summaries:
-    """Return what is known of the splits' pixels, decoding them unless the folder holds them unharmed."""
+    """Return the summaries of the splits, decoding them unless the folder is intact."""
     from filelock import FileLock
 
     try:
@@ -364,7 +363,7 @@ def _ensure(
 
 
 def _fits(summaries: Summaries, splits: Sequence[Split], channels: int) -> bool:
-    """Tell whether they are as `build` returns them: no checksum covers them, and they can be made again."""
+    """Tell whether summaries look like the output of `build`: no checksum covers them, and they can be recomputed."""
     try:
         for split in splits:
             known = summaries[split]

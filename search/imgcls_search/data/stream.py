@@ -1,4 +1,4 @@
-"""Images too many to keep decoded: read from their files again in each epoch."""
+"""Images that are too many to store decoded: they are read from their files again every epoch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from imgcls_search.errors import DataError
 
 
 class Streamed:
-    """Stands for an array uint8 [N, channels, height, width] that is decoded where it is indexed."""
+    """A lazy array uint8 [N, channels, height, width] that decodes images on indexing."""
 
     def __init__(
         self, source: Source, items: Sequence[tuple[Split, int]], frame: Frame, *, whole: bool = False
     ) -> None:
-        """`items` are splits and numbers within them; `whole` images have the frame's margin."""
+        """`items` are pairs of split and index; `whole` images include the frame's margin."""
         self.source = source
         self.items = items
         self.frame, self.whole = frame, whole
@@ -32,10 +32,10 @@ class Streamed:
         return len(self.items)
 
     def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return the images of some numbers [B], decoded by several threads.
+        """Return the images at some indices [B], decoded by several threads.
 
         Raises:
-            DataError: a file has gone or changed since it was looked at.
+            DataError: a file is gone or has changed since it was checked.
         """
         with unlimited_pillow():
             return np.stack(list(self._pool.map(self._decode, index.tolist())))
@@ -53,7 +53,7 @@ class Streamed:
         try:
             with self.source.read(split, index) as image:
                 return (decode_in if self.whole else decode_middle)(self.frame, image)
-        # Damaged files make Pillow raise nearly anything.
+        # Pillow raises almost anything for damaged files.
         except Exception as error:
             name = self.source.names[split][index]
             raise DataError(f"{self.source.place}: cannot read {name}: {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""What messages say of a data set before anything slow: classes, images, sizes, and what was not counted."""
+"""The summary of a data set before anything slow happens: classes, images, sizes, and files not counted."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from imgcls_search.errors import DataError
 from imgcls_search.words import counted
 
 LARGEST_CHOICE = 224
-"""Pixels of the largest side that is chosen where none is given: what networks for photographs are built for."""
+"""Upper limit in pixels for a side chosen by default: the usual input size of networks for photographs."""
 
 SMALLEST_CHOICE = 4
 
 FAR_OFF = 3.0
-"""An image counts as an outlier if a side is this many times the median, or less than this part of it."""
+"""An image is an outlier if a side is more than this many times the median, or less than 1 / this of it."""
 
 MOST_LABELS = 12
-"""Labels whose images are counted in a line; of more, those with the most and the one with the fewest."""
+"""Number of labels listed with their image counts; if there are more, the most frequent ones and the rarest."""
 
 SHOWN = 4
-"""Reasons that are named; the other ones are summed up."""
+"""Number of reasons listed; the others are summed up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Headers:
-    """What the headers of the training and validation images say."""
+    """Information from the headers of the training and validation images."""
 
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
@@ -41,7 +41,7 @@ class Headers:
 
     all_gray: bool
     unreadable: tuple[str, ...]
-    """Each with its reason; these have no size."""
+    """Each with its reason; these are not in `names` and `sizes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,31 +50,31 @@ class Sizes:
 
     median: tuple[int, int]
     smallest: tuple[int, int]
-    """The least width and the least height."""
+    """The smallest width and the smallest height."""
 
     largest: tuple[int, int]
     outliers: int
     """Images with a side more than `FAR_OFF` times, or less than 1 / `FAR_OFF` of, the median."""
 
     outlier: str | None
-    """The name and size of one."""
+    """The name and size of one outlier."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What is known of a data set before its pixels are decoded."""
+    """Properties of a data set before its pixels are decoded."""
 
     name: str
     classes: int
     images: Mapping[str, int]
-    """Of each split."""
+    """Per split."""
 
     smallest_class: tuple[str, int]
     """A class with the fewest images over all splits, and their number."""
 
     largest_class: tuple[str, int]
     sizes: Sizes | None
-    """None where no header could be read."""
+    """None if no header could be read."""
 
     unreadable: tuple[str, ...]
     """Images whose headers cannot be read, each with the reason."""
@@ -82,25 +82,25 @@ class Summary:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     chosen_size: int | None = None
-    """The side that was chosen since the configuration gives none and the images differ."""
+    """The side that was chosen because the configuration sets none and the images differ."""
 
     groups: Mapping[Split, int] | None = None
-    """How many groups the images of each split are of, None where there are none."""
+    """Number of groups per split, None if there are no groups."""
 
     images_by_label: Mapping[str, int] | None = None
-    """How many images have each label, None where an image has one class."""
+    """Number of images per label, None with one class per image."""
 
     images_by_labels: tuple[int, int, int] | None = None
-    """How many images have no label, one, and more; None where an image has one class."""
+    """Number of images with no label, one, and more; None with one class per image."""
     folds: tuple[int, ...] = ()
-    """How many images are in each fold, where there are folds; the last is `val`."""
+    """Number of images per fold, if there are folds; the last is `val`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return dataclasses.asdict(self)
 
     def lines(self) -> list[str]:
-        """Return at most five lines for a person."""
+        """Return a summary for users in at most five lines."""
         few, many = self.smallest_class, self.largest_class
         counts = ", ".join(f"{split} {count:,}" for split, count in self.images.items())
         between = f"smallest class {few[0]!r} ({counted('image', few[1])}), largest {many[0]!r} ({many[1]:,})"
@@ -150,7 +150,7 @@ class Summary:
 
 
 def read_headers(source: Source, splits: Sequence[Split] = ("train", "val")) -> Headers:
-    """Read the headers of the training and validation images; no pixel is decoded, the test split stays closed.
+    """Read the headers of the training and validation images; decode no pixels, and leave the test split sealed.
 
     Raises:
         DataError: a header cannot be read, and the source does not skip such images; or none can.
@@ -176,7 +176,7 @@ def read_headers(source: Source, splits: Sequence[Split] = ("train", "val")) -> 
 
 
 def choose_shape(headers: Headers) -> tuple[int, int, bool]:
-    """Return the side and the channels for images of which neither is given, and whether the side had to be chosen.
+    """Return a default side and number of channels, and whether the side had to be chosen.
 
     Square images of one size keep it; else the side is the median of the shorter sides, at most `LARGEST_CHOICE`.
     """
@@ -189,7 +189,7 @@ def choose_shape(headers: Headers) -> tuple[int, int, bool]:
 
 
 def native_shape(source: Source) -> tuple[int, int]:
-    """Return the side and channels for the training and validation images of a source, from their headers.
+    """Return a default side and number of channels for a source, from its training and validation headers.
 
     Raises:
         DataError: a header cannot be read.
@@ -199,7 +199,7 @@ def native_shape(source: Source) -> tuple[int, int]:
 
 
 def summarise(source: Source, headers: Headers, *, chosen_size: int | None = None) -> Summary:
-    """Return what is to be said of a source whose headers were read."""
+    """Return the summary of a source whose headers were read."""
     counts = np.zeros(len(source.classes), dtype=np.int64)
     for labels in source.labels.values():
         counts += label_sets.count(labels, len(source.classes))
@@ -229,7 +229,7 @@ def summarise(source: Source, headers: Headers, *, chosen_size: int | None = Non
 
 
 def _labelled(by_label: Mapping[str, int], none: int, one: int, more: int) -> str:
-    """Return how many images have each label, and how many have none, one and more."""
+    """Return a line with the number of images per label, and of images with no label, one and several."""
     order = sorted(by_label, key=lambda name: -by_label[name])
     shown = order if len(order) <= MOST_LABELS else [*order[: MOST_LABELS - 1], order[-1]]
     rest = f" ({len(order) - len(shown):,} more labels between)" if len(shown) < len(order) else ""
@@ -238,7 +238,7 @@ def _labelled(by_label: Mapping[str, int], none: int, one: int, more: int) -> st
 
 
 def describe_left_out(left_out: Sequence[LeftOut]) -> str:
-    """Return what was not counted, in one line."""
+    """Return one line about the files that were not counted."""
     return "; ".join(f"{entry.count:,} x {entry.reason} ({entry.example})" for entry in left_out)
 
 
@@ -267,7 +267,7 @@ def _header(source: Source, split: Split, index: int) -> tuple[tuple[int, int], 
             if image.width * image.height > MAX_PIXELS:
                 return f"{_by(image.size)} pixels are too many; allowed: {MAX_PIXELS // 1_000_000} megapixels"
             return image.size, image.mode in GRAY_MODES
-    # Damaged files make Pillow raise nearly anything.
+    # Pillow raises almost anything for damaged files.
     except Exception as error:
         return reason(error)
 

@@ -1,4 +1,4 @@
-"""Images named in a table, a row for each: its path, its label and, where there is such a column, its split."""
+"""Images listed in a table, one row each: path, label and, if there is such a column, split."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def table(
 
 
 def names_split(split: Split, *, file: str, column: str | None) -> bool:
-    """Tell whether a row of a table names a split.
+    """Tell whether any row of a table has a split.
 
     Raises:
-        DataError: the table cannot be read, or has no such column.
+        DataError: the table cannot be read, or lacks the column.
     """
     if column is None:
         return False
@@ -107,7 +107,7 @@ def whole_table(
     split: str | None,
     skip_unreadable: bool = False,
 ) -> Source:
-    """Read a table as one split, `test`, that holds all its images, or those of one split that its rows name.
+    """Read a table as one split, `test`, with all its images, or with those of one split that rows name.
 
     Raises:
         DataError: the table cannot be read, a cell is not allowed, or an image is missing.
@@ -123,16 +123,16 @@ class _Listing(Listing):
     """The images of a table."""
 
     splits: npt.NDArray[np.str_]
-    """Of each image, empty where it is cut."""
+    """Per image; empty if its split is to be cut."""
 
     groups: Groups | None
     seen: Sequence[str]
-    """Where each class is first named, to begin an error with."""
+    """The place of each class's first row, for error messages."""
 
     def given(self) -> tuple[dict[Split, Numbers], Numbers | None]:
-        """Return the images of the splits that are not cut, with those that others are cut from as `train`.
+        """Return the splits that are given, with `train` as the images to cut from.
 
-        The second is what is trained on besides, and not cut.
+        The second value are training images that nothing is cut from, None if there are none.
         """
         given = {split: np.flatnonzero(self.splits == split) for split in SPLITS if (self.splits == split).any()}
         free = np.flatnonzero(self.splits == "")
@@ -140,7 +140,7 @@ class _Listing(Listing):
             return given, None
         named = given.get("train")
         if "val" in given and "test" in given and named is not None:
-            # Nothing is left to be cut.
+            # There is nothing to cut.
             return {**given, "train": np.sort(np.concatenate([named, free]))}, None
         return {**given, "train": free}, named
 
@@ -187,7 +187,7 @@ def _list(
         _refuse_untrained(rows, label, classes, labels, split, splits)
     splits, labels, names = splits[order], labels[order], [names[row] for row in order]
     paths = FilesBelow(top, names)
-    # The split of a row is part of what the images are recognised by, as the folder of a split is.
+    # A row's split counts in the fingerprint, as a split's folder does.
     told = names if split is None else [f"{name}\0{part}" for name, part in zip(names, splits, strict=True)]
     if group is not None and groups is not None:
         groups = Groups(names=groups.names, numbers=groups.numbers[order])
@@ -233,7 +233,7 @@ def _splits(rows: Rows, column: str | None) -> npt.NDArray[np.str_]:
 
 
 def _follow_groups(splits: npt.NDArray[np.str_], groups: Groups) -> npt.NDArray[np.str_]:
-    """Return the splits of rows; one with an empty cell goes where a row of its group says."""
+    """Return the splits of rows; an empty cell takes the split of another row of its group."""
     named = np.flatnonzero(splits != "")
     by_group = np.zeros(len(groups.names), dtype=splits.dtype)
     by_group[groups.numbers[named]] = splits[named]
@@ -258,10 +258,11 @@ def _refuse_repeated(
 
 
 def _check_labels(label: str | tuple[str, ...], separator: str | None, others: Mapping[str, str | None]) -> None:
-    """Refuse columns of labels, and a separator, that cannot be.
+    """Refuse label columns or a separator that cannot work.
 
     Raises:
-        BuildError: there is one column of labels, one twice or one of something else; or there is a separator besides.
+        BuildError: there is only one label column, a column is given twice or has another role; or there is a separator
+            besides label columns.
     """
     if separator == "":
         raise BuildError("separator", "'' is not allowed; allowed: what separates labels, such as ';', or null")
@@ -282,10 +283,10 @@ def _check_labels(label: str | tuple[str, ...], separator: str | None, others: M
 def _classes(
     rows: Rows, label: str | tuple[str, ...], separator: str | None, *, needs_train: bool
 ) -> tuple[tuple[str, ...], Labels, list[str]]:
-    """Return the classes, the class number or the labels of each row, and where each class is first named.
+    """Return the classes, the class number or labels of each row, and the place of each class's first row.
 
     Raises:
-        DataError: a cell is not allowed where an image may have several labels.
+        DataError: a cell is not allowed, with several labels per image.
     """
     if isinstance(label, str) and separator is None:
         cells = rows.cells[label]
@@ -296,7 +297,7 @@ def _classes(
         return classes, labels, [rows.where(int(row), label) for row in firsts]
     if isinstance(label, str):
         assert separator is not None
-        # Of images to be measured, few may have a label.
+        # Images for evaluation only may have few labels.
         classes, flags = read_separated(rows, label, separator, least=2 if needs_train else 1)
     else:
         classes, flags = read_columns(rows, label, may_lack=not needs_train)
@@ -311,7 +312,7 @@ def _refuse_untrained(
     split: str | None,
     splits: npt.NDArray[np.str_],
 ) -> None:
-    """Raise DataError if a label of a held-out split is not trained on, or no row is."""
+    """Raise DataError if no row is for training, or a label of a held-out split has no training row."""
     is_trained = (splits == "train") | (splits == "")
     if not is_trained.any():
         assert split is not None
@@ -320,7 +321,7 @@ def _refuse_untrained(
     if not strange:
         return
     items, numbers = label_sets.pairs(labels)
-    # numpy names the first of equal numbers.
+    # np.unique returns the first index of equal numbers.
     known, places = np.unique(numbers, return_index=True)
     first = dict(zip(known.tolist(), items[places].tolist(), strict=True))
     number = min(strange, key=first.__getitem__)
@@ -332,7 +333,7 @@ def _refuse_untrained(
 
 
 def _joined(classes: Sequence[str], label: str | tuple[str, ...], separator: str | None) -> Iterator[str]:
-    """Yield what is to be said of classes that look like several labels in one cell."""
+    """Yield a note if classes look like several labels in one cell."""
     if separator is not None or not isinstance(label, str):
         return
     for sign in (";", "|", ","):
@@ -345,7 +346,7 @@ def _joined(classes: Sequence[str], label: str | tuple[str, ...], separator: str
 
 
 def _unused(rows: Rows, roles: Mapping[str, str | None], used: set[str | None]) -> Iterator[str]:
-    """Yield what is to be said of columns that look as if they were meant to be used."""
+    """Yield notes about unused columns that look meant to be used."""
     for role, column in roles.items():
         if column is None and role in rows.header and role not in used:
             yield f"the column {role!r} is not used; --set data.table.{role}={role} uses it"

@@ -1,4 +1,4 @@
-"""Reads columns of a table of labels: CSV and TSV with the standard library, Parquet with pyarrow."""
+"""Read columns of a table of labels: CSV and TSV with the standard library, Parquet with pyarrow."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from imgcls_search.errors import DataError, closest, first_line
 
 DELIMITERS: Mapping[str, Sequence[str]] = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
-"""What may stand between the cells of a text file, by its ending; spreadsheets of many countries write CSV with `;`."""
+"""Delimiters of text files, by extension; spreadsheets of many countries write CSV with `;`."""
 
 MEMORY = 100_000
-"""Different cells that are remembered, so that equal ones of a million rows are one object."""
+"""Number of distinct cells that are cached, so that equal cells of a million rows are one object."""
 
 SHOWN = 10
-"""Rows that an error names."""
+"""Number of rows listed in an error."""
 
 PARQUET = ".parquet"
 KINDS = "a table ending in .csv, .tsv or .parquet"
@@ -27,16 +27,16 @@ KINDS = "a table ending in .csv, .tsv or .parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Columns of a table as text, without spaces around the cells."""
+    """Columns of a table as text, with surrounding spaces removed."""
 
     place: str
-    """Where errors say that it is: `data.table: /photos/labels.csv`."""
+    """The location in error messages: `data.table: /photos/labels.csv`."""
 
     header: Sequence[str]
-    """The names of all columns that the file has."""
+    """The names of all columns of the file."""
 
     cells: Mapping[str, list[str]]
-    """Of each requested column; an empty cell is an empty text."""
+    """Per requested column; empty cells are empty strings."""
 
     lines: Sequence[int]
     """The line of each row in a text file, or its number in a Parquet file, counted from 1."""
@@ -47,17 +47,17 @@ class Rows:
         return len(self.lines)
 
     def where(self, row: int, column: str) -> str:
-        """Return where a cell is, to begin an error with."""
+        """Return the location of a cell, to start an error message."""
         at = f"{self.place}:{self.lines[row]}:" if self.is_text else f"{self.place}: row {self.lines[row]},"
         return f"{at} column {column!r}"
 
     def line(self, row: int) -> str:
-        """Return the line or the number of a row in words."""
+        """Return the line or row number in words."""
         return f"{'line' if self.is_text else 'row'} {self.lines[row]}"
 
 
 def refuse(rows: Rows, column: str, bad: Sequence[int], what: str) -> None:
-    """Raise DataError about cells of a column, if there are any: the first is named, the others are listed."""
+    """Raise DataError about cells of a column, if there are any; it shows the first and lists the others."""
     if bad:
         others = ", ".join(rows.line(row) for row in bad[1 : SHOWN + 1])
         more = f" and {len(bad) - SHOWN - 1:,} more" if len(bad) > SHOWN + 1 else ""
@@ -65,7 +65,7 @@ def refuse(rows: Rows, column: str, bad: Sequence[int], what: str) -> None:
 
 
 def read_rows(path: Path, columns: Sequence[str], place: str) -> Rows:
-    """Read columns of a table; rows whose cells are all empty are no rows.
+    """Read columns of a table; rows with only empty cells are skipped.
 
     Raises:
         DataError: the file is missing, of another kind, damaged, or lacks a column; text is not UTF-8.
@@ -93,7 +93,7 @@ def read_header(path: Path, place: str) -> Sequence[str]:
         from pyarrow import parquet
 
         return [str(name).strip() for name in parquet.read_schema(path).names]
-    # Whatever is wrong, or missing, is said when the cells are read.
+    # Reading the cells reports any problem, such as a missing package.
     except Exception:
         return []
 
@@ -108,10 +108,10 @@ def _must_be_table(path: Path, place: str) -> None:
 
 
 def _find(columns: Sequence[str], header: Sequence[str], place: str) -> dict[str, int]:
-    """Return where each column is.
+    """Return the index of each column.
 
     Raises:
-        DataError: there is none of that name, or several.
+        DataError: a column does not exist, or several have its name.
     """
     missing = [name for name in columns if name not in header]
     if missing:
@@ -142,7 +142,7 @@ def _read_text(path: Path, columns: Sequence[str], place: str) -> Rows:
 
 
 def _header(file: Any, delimiters: Sequence[str], columns: Sequence[str], place: str) -> tuple[str, list[str]]:
-    """Return the delimiter with which a file has all columns, or else most of them, and the names of its columns."""
+    """Return the delimiter that yields all columns, or else the most, and the column names."""
     found: list[tuple[str, list[str]]] = []
     for delimiter in delimiters:
         file.seek(0)
@@ -158,7 +158,7 @@ def _header(file: Any, delimiters: Sequence[str], columns: Sequence[str], place:
 
 
 def _records(file: Any, delimiter: str, place: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which each row begins, with its cells; empty rows are passed over."""
+    """Yield the first line number of each row, with its cells; skip empty rows."""
     reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
     line = 1
     try:
@@ -202,11 +202,11 @@ OTHER_KINDS: Mapping[bytes, str] = {
     b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it",
     b"SQLite format 3\0": "a SQLite database; export its table as CSV",
 }
-"""How files begin that people give a text's name, and what to do with them."""
+"""Magic bytes of files that are often named like tables, and what to do with them."""
 
 
 def _undecodable(path: Path, place: str) -> str:
-    """Return which bytes of a text file are no UTF-8, with line and column."""
+    """Return which bytes of a text file are not UTF-8, with line and column."""
     header: list[str] = []
     delimiter = ","
     with path.open("rb") as file:
@@ -248,7 +248,7 @@ def _read_parquet(path: Path, columns: Sequence[str], place: str) -> Rows:
     cells: dict[str, list[str]] = {name: [] for name in columns}
     known: dict[str, str] = {}
     try:
-        # As an open file: a path would be read as an address too.
+        # As an open file: pyarrow would also read a path as a URL.
         with path.open("rb") as file, parquet.ParquetFile(file) as table:
             schema = table.schema_arrow
             header = [name.strip() for name in schema.names]

@@ -1,4 +1,4 @@
-"""Several labels of an image in a table: one column with a separator, or a column of yes and no for each label."""
+"""Several labels per image in a table: one column with a separator, or a yes/no column per label."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Flags = npt.NDArray[np.uint8]
 
 
 def read_separated(rows: Rows, column: str, separator: str, *, least: int = 2) -> tuple[tuple[str, ...], Flags]:
-    """Return the labels that the cells of a column name, sorted, and which of them each row has.
+    """Return the labels in the cells of a column, sorted, and which of them each row has.
 
     An empty cell is an image without a label.
 
     Raises:
-        DataError: a cell has an empty label, or one twice; or all cells together name fewer than `least`.
+        DataError: a cell has an empty label, or one twice; or all cells together have fewer labels than `least`.
     """
     cells = [[part.strip() for part in cell.split(separator)] if cell else [] for cell in rows.cells[column]]
     bad = [row for row, labels in enumerate(cells) if "" in labels]
@@ -48,10 +48,10 @@ def read_separated(rows: Rows, column: str, separator: str, *, least: int = 2) -
 
 
 def read_columns(rows: Rows, columns: Sequence[str], *, may_lack: bool = False) -> tuple[tuple[str, ...], Flags]:
-    """Return the labels, which are the names of their columns, and which of them each row has.
+    """Return the labels, which are the column names, and which of them each row has.
 
     Raises:
-        DataError: a cell is neither yes nor no; or no row has a label, unless that `may_lack`.
+        DataError: a cell is neither yes nor no; or no row has a label, unless `may_lack`.
     """
     found = np.zeros((len(rows), len(columns)), dtype=np.uint8)
     for number, column in enumerate(columns):
@@ -70,7 +70,7 @@ def read_columns(rows: Rows, columns: Sequence[str], *, may_lack: bool = False) 
 
 
 def where_first(rows: Rows, label: str | Sequence[str], classes: Sequence[str], found: Flags) -> list[str]:
-    """Return where each label is first given, to begin an error with."""
+    """Return the location of each label's first row, to start an error message."""
     firsts = found.argmax(axis=0).tolist()
     return [
         rows.where(row, label if isinstance(label, str) else name) for row, name in zip(firsts, classes, strict=True)

@@ -1,4 +1,4 @@
-"""Where the images of a table are: paths as tables have them, below one folder."""
+"""Find the images of a table: paths as written in tables, below one folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imgcls_search.data.table_file import SHOWN, Rows
 from imgcls_search.errors import DataError
 
 DRIVE = re.compile(r"[A-Za-z]:/|//")
-"""How an absolute path of Windows begins, once its backslashes are slashes."""
+"""The start of an absolute Windows path, with backslashes replaced by slashes."""
 
 
 class FilesBelow(Sequence[Path]):
-    """Paths of files below a folder, made when they are needed: a million of them would take half a gigabyte."""
+    """Paths of files below a folder, created on demand: a million of them would take half a gigabyte."""
 
     def __init__(self, top: Path, names: Sequence[str]) -> None:
-        """Keep the names only."""
+        """Store the names only."""
         self.top, self.names = top, names
 
     def __len__(self) -> int:
@@ -41,12 +41,12 @@ class FilesBelow(Sequence[Path]):
 
 
 def names_of(rows: Rows, column: str, top: Path, root: str | None) -> list[str]:
-    """Return the path of each image below the root, with slashes.
+    """Return the path of each image relative to the root, with slashes.
 
     Raises:
-        DataError: one is not inside of the root.
+        DataError: a path is outside the root.
     """
-    # A root that is a link has two names; the written one may be inside of the other.
+    # If the root is a link it has two names, and cells may use either.
     written = str(top) if root is None else os.path.abspath(Path(root).expanduser())  # noqa: PTH100
     tops = [f"{place.rstrip('/')}/" for place in dict.fromkeys((written, str(top)))]
     names: list[str] = []
@@ -62,7 +62,7 @@ def names_of(rows: Rows, column: str, top: Path, root: str | None) -> list[str]:
 
 
 def _below(cell: str, tops: Sequence[str]) -> str | None:
-    """Return a path below the first of some folders that are one, None where it leads out of it."""
+    """Return a path relative to a folder that has several names, None if it leads outside."""
     if "\\" in cell and not os.path.lexists(tops[0] + cell):
         cell = cell.replace("\\", "/")
         if DRIVE.match(cell):
@@ -72,7 +72,8 @@ def _below(cell: str, tops: Sequence[str]) -> str | None:
 
 
 def look_for_files(rows: Rows, column: str, names: Sequence[str], top: Path) -> tuple[LeftOut, ...]:
-    """Return the images beside the named ones; folder by folder, since a question for each file takes longer.
+    """Check that the files exist, and return images that no row names; listing folders is faster than checking each
+    file.
 
     Raises:
         DataError: files are missing.
@@ -94,7 +95,7 @@ def look_for_files(rows: Rows, column: str, names: Sequence[str], top: Path) -> 
                 others += 1
                 shown = f"{folder}/{entry.name}" if folder else entry.name
                 example = min(example or shown, shown)
-        # A file system may know one under another spelling.
+        # The file system may know a file under another spelling.
         missing += [row for file, row in files.items() if not os.path.isfile(here / file)]  # noqa: PTH113
     if missing:
         missing.sort()
@@ -112,5 +113,5 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError:
-        # Its files are opened one by one: a folder may be open for that and not for a listing.
+        # Its files are checked one by one: a folder may allow opening files but not listing.
         return

@@ -1,4 +1,4 @@
-"""What is in a folder besides the images that are read, counted by reason."""
+"""Count the contents of a folder other than the images that are read, by reason."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ SYSTEM_FOLDERS = (
     "lost+found", "__pycache__", "@recycle", "@tmp", "lost.dir", "found.000", "config.msi", "network trash folder",
     "temporary items",
 )  # fmt: skip
-"""Folders that systems, network drives and tools leave beside images, in lower case."""
+"""Folders that systems, network drives and tools leave next to images, in lower case."""
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db")
 
 
 class Tally:
-    """Counts what a folder holds besides the images that are read, by reason."""
+    """Counts the contents of a folder other than the images that are read, by reason."""
 
     def __init__(self, top: Path) -> None:
-        """Examples are named as they are seen from `top`."""
+        """Examples are named relative to `top`."""
         self.top = top
         self.counts: dict[str, int] = {}
         self.examples: dict[str, str] = {}
         self.broken_links: list[str] = []
 
     def add(self, reason: str, path: str | Path) -> None:
-        """Count something that is not read."""
+        """Count an entry that is not read."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         self.examples.setdefault(reason, self.name(path))
 
     def name(self, path: str | Path) -> str:
-        """Return a path as it is seen from the top."""
+        """Return a path relative to the top."""
         return Path(path).relative_to(self.top).as_posix()
 
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -48,7 +48,7 @@ class Tally:
         return tuple(sorted(found, key=lambda entry: (-entry.count, entry.reason)))
 
     def refuse_broken_links(self, place: str) -> None:
-        """Raise DataError if there are links that lead nowhere."""
+        """Raise DataError if there are broken links."""
         if self.broken_links:
             raise DataError(
                 f"{place}: {counted('broken link', len(self.broken_links))}: {some(sorted(self.broken_links))}; "
@@ -56,7 +56,7 @@ class Tally:
             )
 
     def skips(self, entry: os.DirEntry[str], *, counts_files: bool = True) -> bool:
-        """Return whether an entry is hidden, a system's own or a broken link, and count it."""
+        """Return whether an entry is hidden, a system file or a broken link, and count it."""
         name = entry.name
         if name.startswith(".") or name.lower() in (*SYSTEM_FOLDERS, *SYSTEM_FILES):
             is_folder = not is_broken(entry) and entry.is_dir()
@@ -69,20 +69,20 @@ class Tally:
         return False
 
     def add_other(self, name: str, path: str | Path) -> None:
-        """Count a file that is no image by its ending."""
+        """Count a file that is not an image, by its extension."""
         ending = Path(name).suffix.lower()
         self.add(f"file ending in {ending}" if ending else "file without an ending", path)
 
 
 def is_broken(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a link that leads nowhere, or to itself."""
+    """Return whether an entry is a link to nothing, or to itself."""
     return entry.is_symlink() and not Path(entry.path).exists()
 
 
 def image_files(top: Path, tally: Tally) -> Iterator[Path]:
-    """Yield the image files below a folder, entering every real folder once: links may run in circles.
+    """Yield the image files below a folder, entering every real folder once, because links may form cycles.
 
-    What else is there is counted.
+    Other entries are counted.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [top]
@@ -92,7 +92,7 @@ def image_files(top: Path, tally: Tally) -> Iterator[Path]:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        # Sorted, so that the same tree gives the same names where two links lead to one folder.
+        # Sorted, so that the same tree gives the same names even if two links lead to one folder.
         for entry in sorted(os.scandir(here), key=lambda entry: entry.name):
             if tally.skips(entry):
                 continue

@@ -1,4 +1,4 @@
-"""Public image sets that torchvision knows how to fetch and check."""
+"""Public image sets that torchvision can download and verify."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SetName = Literal[
     "CIFAR10", "CIFAR100", "DTD", "FGVCAircraft", "FashionMNIST", "Flowers102", "Food101", "GTSRB", "KMNIST", "MNIST",
     "OxfordIIITPet", "STL10", "SVHN", "USPS",
 ]  # fmt: skip
-"""Classification sets with one plain label per image; the others (faces, scenes, video) need choices of their own."""
+"""Classification sets with one plain label per image; the others (faces, scenes, video) need further choices."""
 
 _FLAG: Mapping[Split, Mapping[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 _TWO: Mapping[Split, Mapping[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -49,7 +49,7 @@ SPLITS: Mapping[str, Mapping[Split, Mapping[str, Any]]] = {
     "SVHN": _TWO,
     "USPS": _FLAG,
 }
-"""How each set's class in torchvision names its splits."""
+"""The arguments of each torchvision class that select its splits."""
 
 SHAPES: Mapping[str, tuple[int | None, int, int]] = {
     "CIFAR10": (32, 3, 10),
@@ -67,7 +67,7 @@ SHAPES: Mapping[str, tuple[int | None, int, int]] = {
     "SVHN": (32, 3, 10),
     "USPS": (16, 1, 10),
 }
-"""Side of the images (None: they differ), channels and classes, as they are known without the images."""
+"""Side of the images (None: varies), channels and classes, known without the images."""
 
 
 def cifar10(
@@ -139,10 +139,10 @@ def _open(name: str, place: str, root: Path, download: bool, content: str, argum
     from torchvision import datasets
 
     try:
-        # torchvision verifies checksums before it unpickles; what it prints does not belong to our output.
+        # torchvision verifies checksums before it unpickles; its prints must not mix with our output.
         with contextlib.redirect_stdout(sys.stderr):
             return getattr(datasets, name)(str(root), download=download, **arguments)
-    # Its classes raise whatever their readers meet: RuntimeError, URLError, BadZipFile, EOFError, ValueError.
+    # torchvision raises whatever its readers raise: RuntimeError, URLError, BadZipFile, EOFError, ValueError.
     except Exception as error:
         wanted = f"point root at a folder that has {content}"
         if not download:
@@ -171,7 +171,7 @@ def _in_memory(
 ) -> tuple[list[str], Reader, Callable[[], fingerprint.Prints], Callable[[], str] | None]:
     stacks = [np.asarray(part.data) for part in parts.values()]
     names = [f"{split}/{item}" for split, part in parts.items() for item in range(len(part.data))]
-    # STL10 and SVHN keep [N, 3, H, W], the others [N, H, W, 3] or [N, H, W].
+    # STL10 and SVHN store [N, 3, H, W], the others [N, H, W, 3] or [N, H, W].
     pixels = np.concatenate([x.transpose(0, 2, 3, 1) if x.ndim == 4 and x.shape[1] == 3 else x for x in stacks])
     return names, from_arrays(pixels), cache(lambda: fingerprint.of_arrays(classes, (pixels, labels))), None
 
@@ -187,7 +187,7 @@ def _on_disk(
 
 
 def _paths(part: Any) -> Sequence[str | Path]:
-    # Private names, the same for years: the public way to a path or a label decodes every image.
+    # Private names, unchanged for years: the public API decodes every image to return a path or a label.
     for name in ("_image_files", "_images"):
         if hasattr(part, name):
             paths: Sequence[str | Path] = getattr(part, name)

@@ -1,4 +1,4 @@
-"""Images to pretrain on: those of the training split, or a folder without classes; never what scores are from."""
+"""Images for pretraining: those of the training split, or a folder without classes; never images that scores use."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Progress = Callable[[int, int], None]
 Pixels = npt.NDArray[np.uint8] | Streamed | Chosen
 
 DRAW_SEED = (0, 3)
-"""Of the images that `max` draws; 0 to 2 in the second place are the cuts of `splits`."""
+"""Seed for the images that `max` draws; 0 to 2 in the second place are the cuts of `splits`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnlabeledFrom:
-    """Where the images to pretrain on come from."""
+    """The source of the pretraining images."""
 
     root: str | None = None
     """A folder; None for the labelled training images."""
@@ -73,29 +73,29 @@ UNLABELED: Mapping[str, Callable[..., UnlabeledFrom]] = {"train": training_image
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Unlabeled:
-    """Images to pretrain on, decoded."""
+    """Decoded images for pretraining."""
 
     place: str
-    """Where they come from, as errors say it."""
+    """The location in error messages."""
 
     pixels: Pixels
-    """uint8 [N, channels, height, width], mapped from disk, or read where they are indexed."""
+    """uint8 [N, channels, height, width], memory-mapped, or read on indexing."""
 
     names: tuple[str, ...]
     prints: str
-    """Equal for equal images, wherever they are."""
+    """Equal for equal images, wherever they are stored."""
 
     left_out: Mapping[str, int]
-    """How many images and files take no part, by reason."""
+    """Number of images and files that are left out, by reason."""
 
     unreadable: tuple[str, ...] = ()
-    """Images that were left out since they cannot be read, each with the reason."""
+    """Images that were left out because they cannot be read, each with the reason."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def lines(self) -> list[str]:
-        """Return what a person should know of them, a line each."""
+        """Return notes about the images for users, one line each."""
         left = "".join(f"; {_as_line(reason, count)}" for reason, count in self.left_out.items())
         found = [f"{self.place}: pretrains on {counted('image', len(self))}{left}"]
         if self.unreadable:
@@ -109,7 +109,7 @@ def _as_line(reason: str, count: int) -> str:
 
 
 def unlabeled_of(config: TrialConfig) -> tuple[Component, UnlabeledFrom]:
-    """Return the `unlabeled` section of a configuration, that of the training images where it has none."""
+    """Return the `unlabeled` section of a configuration; by default the training images."""
     if "unlabeled" not in config.tree:
         return Component(path="unlabeled.train", name="train", args={}), training_images()
     component = config.component("unlabeled")
@@ -117,10 +117,10 @@ def unlabeled_of(config: TrialConfig) -> tuple[Component, UnlabeledFrom]:
 
 
 def look_for_unlabeled(config: TrialConfig) -> int | None:
-    """Return how many images a folder to pretrain on has, before one is read; None for the training images.
+    """Return the number of images in a pretraining folder, before reading any; None for the training images.
 
     Raises:
-        DataError: there is no such folder, it has no image or too few, or it is the test split.
+        DataError: the folder is missing, has no or too few images, or is a held-out split.
     """
     _, wanted = unlabeled_of(config)
     if wanted.root is None:
@@ -143,11 +143,11 @@ def open_unlabeled(
 ) -> Unlabeled:
     """Return the images that a configuration pretrains on, decoded once for all processes.
 
-    Images of the validation and test splits never take part; with folds, those of the held-out `fold` and of the test
-    split, None where no fold is held out. `whole` images have their margin, to be cut from.
+    Images of the validation and test splits are never included; with folds, those of the held-out `fold` (None: no fold
+    is held out) and of the test split. `whole` images include their margin.
 
     Raises:
-        DataError: images that are missing, damaged or too few, or a cache that cannot be written.
+        DataError: images are missing, damaged or too few, or the cache cannot be written.
     """
     _, wanted = unlabeled_of(config)
     component = config.component("data")
@@ -162,7 +162,7 @@ def open_unlabeled(
 
 
 class _Pool:
-    """Opens the images that may take part."""
+    """Opens the candidate images."""
 
     def __init__(self, data: Prepared, cache: Path, most_bytes: float, whole: bool, progress: Progress | None) -> None:
         self.data, self.cache, self.most_bytes = data, cache, most_bytes
@@ -198,7 +198,7 @@ class _Pool:
         paths, left_out = _without_files(listing, labelled, config.component("data"), self.cache)
         _refuse_none(listing.place, len(paths), left_out)
         if wanted.most is not None and wanted.most < len(paths):
-            # numpy has frozen the stream of RandomState.
+            # NumPy has frozen the stream of RandomState.
             drawn = np.sort(np.random.RandomState(DRAW_SEED).permutation(len(paths))[: wanted.most])
             paths = [paths[place] for place in drawn.tolist()]
         names = [path.relative_to(listing.top).as_posix() for path in paths]
@@ -228,7 +228,7 @@ class _Pool:
 def _not_held_out(
     pool: _Pool, parts: Sequence[Part], place: str, labelled: Source, config: TrialConfig, fold: int | None
 ) -> Unlabeled:
-    """Return the images of some parts that no score is from."""
+    """Return the images of some parts that are not used for scores."""
     kinds = held_out(labelled, fold)
     twins = find_twins(pool.data, pool.cache, parts, labelled)
     names: list[str] = []
@@ -242,7 +242,7 @@ def _not_held_out(
             left_out[reason] = left_out.get(reason, 0) + count
     kept = []
     for number in range(len(names)):
-        # A fold's own images take no part and are no surprise; their copies are counted.
+        # A fold's own images are left out silently; only their copies are counted.
         kind = next((kinds[name] for name in twins.get(number, ()) if name in kinds), None)
         if own[number]:
             continue
@@ -268,9 +268,9 @@ def _not_held_out(
 def _without_files(
     listing: _Listing, labelled: Source, component: Component, cache: Path
 ) -> tuple[list[Path], dict[str, int]]:
-    """Return the files of a folder that are no copies of validation and test images, and what is left out.
+    """Return the files of a folder that are not copies of held-out images, and what is left out.
 
-    With folds, only those of test images are known to take no part in any.
+    With folds, only copies of test images are left out here, because each fold holds out other images.
 
     Raises:
         DataError: a file cannot be read.
@@ -333,7 +333,7 @@ def _list(top: Path) -> _Listing:
 
 
 def _refuse_sealed(listing: _Listing, config: TrialConfig) -> None:
-    """Refuse the folder of the validation or the test split, or one in it."""
+    """Refuse the folder of the validation or test split, or a folder in it."""
     component = config.component("data")
     root = file_root(component) if component.name == "folder" else None
     for split in ("val", "test"):
@@ -348,7 +348,7 @@ def _refuse_none(place: str, count: int, left_out: Mapping[str, int]) -> None:
 
 
 def _refuse_few(config: TrialConfig, place: str, count: int, left_out: Mapping[str, int] | None = None) -> None:
-    """Refuse fewer images than two batches, where the configuration says how large these are."""
+    """Refuse fewer images than two batches, if the configuration sets the batch size."""
     component = config.component("pretrain") if "pretrain" in config.tree else None
     batch_size = component.args.get("batch_size") if component is not None else None
     if component is None or batch_size is None or count >= 2 * batch_size:
@@ -371,7 +371,7 @@ def _bare(
     place: str = "",
     skips_unreadable: bool = False,
 ) -> Source:
-    """Return a source of images without classes, all in `train`; `source` is what they are a part of."""
+    """Return a source of images without classes, all in `train`; `source` is the data set they come from."""
     nothing = np.zeros(0, dtype=np.int64)
     return Source(
         name="unlabeled",
@@ -387,6 +387,6 @@ def _bare(
 
 @lru_cache(maxsize=4)
 def _described(component: str, cache: Path) -> Source:
-    # A worker asks with each job; looking through a large folder takes seconds.
+    # Cached: workers ask for each job, and listing a large folder takes seconds.
     found = json.loads(component)
     return describe(Component(path=f"data.{found['name']}", **found), cache)

@@ -1,1 +1,1 @@
-"""From a trained model to a file that a runtime serves, and back: ONNX export, reload, latency, sizes, bundles."""
+"""Convert a trained model to a file for a runtime, and load it again: ONNX export, latency, sizes, bundles."""

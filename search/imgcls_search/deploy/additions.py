@@ -1,6 +1,6 @@
-"""What is added to an exported file: views of each image before the network, temperatures after it.
+"""Additions to an exported file: image views before the network, temperatures after it.
 
-The names and shapes of what a file takes and gives stay the same, so that whatever serves a file serves these too.
+Names and shapes of inputs and outputs stay the same, so that the same programs can serve these files.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from imgcls_search.deploy.unlike import Spread
 from imgcls_search.deploy.views import VIEWS, ViewsName
 
 RAW = "raw_logits"
-"""The logits of the network, where something is done to them afterwards."""
+"""The network's logits, if the file processes them further."""
 
 
 def divide_logits(path: Path, temperatures: Sequence[float]) -> None:
-    """Let a file give its logits over a temperature, or over one of each label: their softmax is then calibrated."""
+    """Divide a file's logits by a temperature, or by one per label, so that their softmax is calibrated."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -34,7 +34,7 @@ def divide_logits(path: Path, temperatures: Sequence[float]) -> None:
 
 
 def give_features(path: Path, target: Path) -> bool:
-    """Write a copy of a file that also gives what its last layer takes; False, and no copy, where that is not known."""
+    """Write a copy of a file that also outputs its last layer's input; return False if that layer is not linear."""
     import onnx
     from onnx import helper
 
@@ -49,7 +49,7 @@ def give_features(path: Path, target: Path) -> bool:
 
 
 def give_distance(path: Path, spread: Spread) -> None:
-    """Let a file also give how far the features of each image are from those of the training's pictures."""
+    """Make a file also output how far each image's features are from those of the training images."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -91,7 +91,7 @@ LINEAR = ("Gemm", "MatMul", "MatMulInteger")
 
 
 def _features(graph: Any) -> str | None:
-    """Return the name of what the last linear layer takes, None where something else comes last."""
+    """Return the name of the last linear layer's input, None if the last layer is not linear."""
     makers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     node = makers.get(OUTPUT)
@@ -102,13 +102,13 @@ def _features(graph: Any) -> str | None:
     if node is None:
         return None
     source: str = node.input[0]
-    # Of dynamic quantization: before it.
+    # With dynamic quantization: the tensor before it.
     before = makers.get(source)
     return str(before.input[0]) if before is not None and before.op_type == "DynamicQuantizeLinear" else source
 
 
 def average_views(path: Path, name: ViewsName) -> None:
-    """Let a file look at several views of each image, and give the mean of their logits."""
+    """Make a file compute several views of each image, and output the mean of their logits."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -123,7 +123,7 @@ def average_views(path: Path, name: ViewsName) -> None:
     is_distant = len(graph.output) > 1
     if is_distant:
         _rename(graph, UNLIKE, "unlike_of_views")
-    # Sizes noted for the network's own batch are those of all views now.
+    # Shapes noted for the network's own batch now apply to all views.
     del graph.value_info[:]
 
     def constant(name: str, values: Sequence[int]) -> str:
@@ -133,7 +133,7 @@ def average_views(path: Path, name: ViewsName) -> None:
     before: list[Any] = []
     names: list[str] = []
     for number, view in enumerate(views):
-        # No name that the network itself may have.
+        # Must not collide with the network's own names.
         name_of = f"augmented_view_{number}"
         before += view.nodes(INPUT, name_of, (shape[2], shape[3]), constant)
         names.append(name_of)
@@ -161,7 +161,7 @@ def _mean(model: Any, source: str, target: str, axis: str) -> Any:
     from onnx import helper
 
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    # The axes became an input in version 18.
+    # Axes are an input since opset 18.
     if opset >= 18:
         return helper.make_node("ReduceMean", [source, axis], [target], keepdims=0, name=f"mean_{target}")
     return helper.make_node("ReduceMean", [source], [target], axes=[0], keepdims=0, name=f"mean_{target}")

@@ -1,4 +1,4 @@
-"""An exported file in the runtime that will serve it: its logits, its latency, its size. Never torch."""
+"""An exported file loaded into its runtime: logits, latency, size. Never imports torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Session: TypeAlias = InferenceSession | openvino_ir.Session | executorch_runtime.Session
 
 RUNTIMES = {openvino_ir.SUFFIX: "openvino", ".pte": "executorch"}
-"""The package that serves a file, by the ending of its name; ONNX Runtime serves all others."""
+"""The package that runs a file, by file extension; ONNX Runtime runs all others."""
 
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
@@ -34,16 +34,16 @@ INPUT = "pixels"
 OUTPUT = "logits"
 
 UNLIKE = "unlike"
-"""The second output of some files, float32 [N]: how unlike the training's pictures each one is."""
+"""The second output of some files, float32 [N]: how unlike the training images each image is."""
 
 FEATURES = "features"
-"""The second output of a passing copy, float32 [N, D]: what the last layer takes."""
+"""The second output of a temporary copy, float32 [N, D]: the input of the last layer."""
 
 QUANTIZED = "quantized"
-"""The key in a file's metadata under which the quantizer notes its mode."""
+"""The key in a file's metadata for the quantization mode."""
 
 BATCH = 64
-"""Images that are computed together; always the same number, as sums over a batch are rounded by its size."""
+"""Number of images computed together; always the same, because the batch size affects the rounding of sums."""
 
 WARM_UP_SECONDS = 0.2
 LEAST_RUNS = 50
@@ -52,43 +52,43 @@ SECONDS = 1.0
 
 
 class Pixels(Protocol):
-    """Images, uint8 [N, C, H, W]: an array, or what decodes them where it is indexed."""
+    """Images, uint8 [N, C, H, W]: an array, or an object that decodes them on indexing."""
 
     def __len__(self) -> int:
         """Return N."""
 
     def __getitem__(self, index: npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]:
-        """Return the images of some numbers [B]."""
+        """Return the images at some indices [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """How long one image takes, by the clock, ms."""
+    """Wall-clock time for one image, ms."""
 
     median_ms: float
     low_ms: float
-    """One run in ten was faster."""
+    """10 % of the runs were faster."""
 
     high_ms: float
-    """One run in ten was slower."""
+    """10 % of the runs were slower."""
 
     runs: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Artifact:
-    """A loaded file: it takes `pixels`, uint8 [N, C, H, W], and gives `logits`, float32 [N, classes]."""
+    """A loaded file with input `pixels`, uint8 [N, C, H, W], and output `logits`, float32 [N, classes]."""
 
     path: Path
     session: Session
 
     @classmethod
     def load(cls, path: Path) -> Artifact:
-        """Load a file into the runtime that its ending names, by default ONNX Runtime, on one thread of the CPU.
+        """Load a file into the runtime of its extension, by default ONNX Runtime, on one CPU thread.
 
         Raises:
             UserError: the runtime is not installed.
-            DeployError: the file is missing, damaged, not one that this program exported, or has tensors in others.
+            DeployError: the file is missing, damaged, not exported by this program, or has tensors in other files.
         """
         if not path.is_file():
             raise DeployError(f"{path}: no such ONNX file")
@@ -98,12 +98,12 @@ class Artifact:
 
         try:
             content = path.read_bytes()
-            # From memory alone ONNX Runtime still reads a file that is named without a folder from the working folder.
+            # Loaded from memory, ONNX Runtime would still read other tensor files from the working folder.
             must_be_alone(path, content)
             session = onnxruntime.InferenceSession(content, _options(), providers=["CPUExecutionProvider"])
         except DeployError:
             raise
-        # The runtime raises half a dozen classes of its own, which have no common one.
+        # The runtime raises half a dozen own exceptions without a common base class.
         except Exception as error:
             raise DeployError(f"{path}: not an ONNX model, or damaged ({type(error).__name__})") from error
         artifact = cls(path=path, session=session)
@@ -122,7 +122,7 @@ class Artifact:
                 session = executorch_runtime.Session(path, takes=INPUT, gives=(OUTPUT, UNLIKE))
         except (UserError, DeployError):
             raise
-        # The runtimes raise plain RuntimeErrors, with pages of their own source.
+        # The runtimes raise plain RuntimeErrors with pages of their own source.
         except Exception as error:
             name = TITLES[RUNTIMES[path.suffix]]
             raise DeployError(f"{path}: not a model of {name}, or damaged ({type(error).__name__})") from error
@@ -137,7 +137,7 @@ class Artifact:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that the model is in."""
+        """All files of the model."""
         is_openvino = self.path.suffix == openvino_ir.SUFFIX
         return (self.path, self.path.with_suffix(openvino_ir.WEIGHTS)) if is_openvino else (self.path,)
 
@@ -149,7 +149,7 @@ class Artifact:
 
     @property
     def classes(self) -> int:
-        """How many classes the logits stand for."""
+        """The number of classes in the logits."""
         return int(self.session.get_outputs()[0].shape[1])
 
     @property
@@ -158,13 +158,13 @@ class Artifact:
         return str(self.session.get_modelmeta().custom_metadata_map.get(QUANTIZED, "none"))
 
     def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Return float32 [N, classes] for uint8 [N, C, H, W], in order; an image's do not depend on the others."""
+        """Return float32 [N, classes] for uint8 [N, C, H, W], in order; images do not affect each other's logits."""
         return self._each(pixels, OUTPUT, (0, self.classes))
 
     def answers(self, pixels: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-        """Return logits as `logits` does, and how unlike the training's pictures each image is, float32 [N].
+        """Return logits as `logits` does, and how unlike the training images each image is, float32 [N].
 
-        The latter is None where the file does not say. Both are of one pass.
+        The latter is None if the file does not output it. Both come from one pass.
         """
         if not self.gives_unlike:
             return self.logits(pixels), None
@@ -175,11 +175,11 @@ class Artifact:
 
     @property
     def gives_unlike(self) -> bool:
-        """Whether the file says how unlike the training's pictures an image is."""
+        """Whether the file outputs how unlike the training images an image is."""
         return UNLIKE in [output.name for output in self.session.get_outputs()]
 
     def features(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Return what the last layer takes of each image, float32 [N, D], of a file that gives it."""
+        """Return the input of the last layer for each image, float32 [N, D], if the file outputs it."""
         return self._each(pixels, FEATURES, (0, 1))
 
     def _each(self, pixels: Pixels, output: str, empty: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -187,7 +187,7 @@ class Artifact:
         return np.concatenate(parts) if parts else np.zeros(empty, dtype=np.float32)
 
     def _batches(self, pixels: Pixels) -> Iterator[npt.NDArray[np.uint8]]:
-        # Dynamic quantization takes one range for all images of a batch.
+        # Dynamic quantization uses one range for all images of a batch.
         batch = 1 if self.quantized == "dynamic" else BATCH
         for start in range(0, len(pixels), batch):
             yield pixels[np.arange(start, min(start + batch, len(pixels)))]
@@ -218,13 +218,13 @@ def _options() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # What goes wrong is raised; the runtime would print it too.
+    # Errors are raised; the runtime would print them too.
     options.log_severity_level = 4
     return options
 
 
 def conditions(artifact: Artifact) -> dict[str, str | int]:
-    """Return what a latency depends on besides the file."""
+    """Return the conditions of a latency measurement."""
     runtime = f"{artifact.runtime} {metadata.version(artifact.runtime)}"
     return {"processor": _processor(), "runtime": runtime, "threads": 1, "batch": 1}
 
@@ -239,7 +239,7 @@ def _processor() -> str:
 
 
 def measure_latency(artifact: Artifact, pixels: npt.NDArray[np.uint8]) -> Latency:
-    """Time single images, uint8 [N, C, H, W] taken in turns, on one thread after a warm-up."""
+    """Time single images, uint8 [N, C, H, W] in turns, on one thread after a warm-up."""
     images = [np.ascontiguousarray(pixels[place : place + 1]) for place in range(len(pixels))]
     _time(artifact, images, seconds=WARM_UP_SECONDS, least=3)
     times = 1000 * np.array(_time(artifact, images, seconds=SECONDS, least=LEAST_RUNS))
@@ -263,9 +263,9 @@ def size_kb(path: Path) -> float:
 
 
 def archive_kb(path: Path) -> float:
-    """Return the size in KB of 1024 bytes that a file has in a compressed archive (deflate, as in zip and gzip).
+    """Return the size of a file in a compressed archive (deflate, as in zip and gzip), in KB of 1024 bytes.
 
-    Zeros of unstructured pruning take room in a file and next to none in an archive; they make nothing faster.
+    Zeros from unstructured pruning take space in a file and almost none in an archive; they do not make a model faster.
     """
     packer = zlib.compressobj()
     with path.open("rb") as file:

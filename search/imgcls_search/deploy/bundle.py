@@ -1,4 +1,4 @@
-"""A folder that holds all that is needed to serve a model: its contents, and a reader that takes nothing on trust."""
+"""A folder with everything needed to serve a model: its contents, and a reader that verifies everything."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from imgcls_search.terminal import shown
 
 FORMAT = 1
 FRAMED = 2
-"""The format of bundles with oblong or uncropped images, which earlier versions would decode wrongly."""
+"""The format of bundles with non-square or uncropped images, which earlier versions would decode wrongly."""
 
 COSTED = 3
-"""The format of bundles that decide by costs, which earlier versions would not."""
+"""The format of bundles with costs of decisions, which earlier versions would ignore."""
 
 LABELLED = 4
-"""The format of bundles for several labels of an image, whose outputs earlier versions would read wrongly."""
+"""The format of bundles for several labels per image, whose outputs earlier versions would misread."""
 
 REFUSING = 5
-"""The format of bundles that refuse what they are not sure of, which earlier versions would answer."""
+"""The format of bundles that refuse uncertain images, which earlier versions would answer."""
 
 FORMATS = (FORMAT, FRAMED, COSTED, LABELLED, REFUSING)
 
@@ -43,13 +43,13 @@ FILES: Mapping[str, str] = {
     "card": "MODEL_CARD.md",
 }
 OPENVINO: Mapping[str, str] = {**FILES, "model": "model.xml", "weights": "model.bin"}
-"""The same where the model is one of OpenVINO, whose weights are in a file of their own."""
+"""The files of an OpenVINO bundle, whose weights are in a separate file."""
 
 EXECUTORCH: Mapping[str, str] = {**FILES, "model": "model.pte"}
-"""The same where the model is a program of ExecuTorch."""
+"""The files of an ExecuTorch bundle."""
 
 EDITABLE = ("card",)
-"""What people are meant to write in; of the others a checksum is kept."""
+"""Files that users may edit; all others have a checksum."""
 
 CONSTANTS: Mapping[str, Mapping[str, Any]] = {
     "input": {"name": INPUT, "type": "uint8", "layout": "NCHW", "range": [0, 255]},
@@ -57,10 +57,10 @@ CONSTANTS: Mapping[str, Mapping[str, Any]] = {
     "normalisation": {"in_model": True},
     "calibration": {"in_model": True},
 }
-"""What is the same in every bundle, and so is not read; in one that says otherwise, images would be read wrongly."""
+"""Values that are the same in every bundle and only checked: with others, images would be read wrongly."""
 
 MOST_BYTES = 2**24
-"""A larger description or list of labels is refused unread."""
+"""Larger descriptions or label lists are refused without reading them."""
 
 LARGEST_SIZE = 4096
 LARGEST_MARGIN = 2
@@ -71,17 +71,17 @@ class Sureness:
     """How far the probabilities of a bundle can be trusted."""
 
     temperatures: tuple[float, ...] = (1.0,)
-    """By what the file divides its logits: one number, or one a label."""
+    """Divisors of the logits in the file: one number, or one per label."""
 
     is_calibrated: bool = False
     min_confidence: float | None = None
-    """Below this probability of the class that is decided on, there is no answer."""
+    """Below this probability of the chosen class, there is no answer."""
 
     unlike: float | None = None
-    """The score above which a picture is called unlike those of the training; None where it is not known."""
+    """Images with a higher score are unlike the training images; None if unknown."""
 
     score: Score = "feature_distance"
-    """What that is: the file's second output, or 1 less the largest probability."""
+    """The kind of score: the file's second output, or 1 minus the largest probability."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,13 +91,13 @@ class Bundle:
     artifact: Artifact
     labels: tuple[str, ...]
     frame: Frame
-    """How images are brought to the shape that it takes."""
+    """How images are brought to the input shape."""
 
     costs: Costs | None = None
-    """What decisions cost; None where the likeliest class is decided on."""
+    """Costs of decisions; None if the likeliest class is chosen."""
 
     thresholds: tuple[float, ...] | None = None
-    """From which probability on an image has each of several labels; None where it has one class."""
+    """Thresholds of several labels; None with one class per image."""
 
     sureness: Sureness = field(default_factory=Sureness)
 
@@ -114,7 +114,7 @@ def describe(
     sureness: Sureness | None = None,
     files: Mapping[str, str] = FILES,
 ) -> dict[str, Any]:
-    """Return the contents of `bundle.json` for the files in a folder; `files` are their names by their roles."""
+    """Return the contents of `bundle.json` for the files in a folder; `files` are file names by role."""
     output: dict[str, Any] = {**CONSTANTS["output"], "probabilities": "softmax"}
     if thresholds is not None:
         # In the order of the labels.
@@ -158,10 +158,10 @@ def _sureness_in_words(sureness: Sureness) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Bundle:
-    """Read a bundle from any source: check that its files are in it, are whole and fit together.
+    """Read a bundle from any source: check that its files are inside, intact and fit together.
 
     Raises:
-        DeployError: it is not a bundle, or one of its files is missing, damaged, of another bundle or out of place.
+        DeployError: it is not a bundle, or a file is missing, damaged, from another bundle or outside.
     """
     if not folder.is_dir():
         raise DeployError(f"{folder}: no such folder; allowed: one that `imgcls-search export --bundle` wrote")
@@ -197,7 +197,7 @@ def read(folder: Path) -> Bundle:
 
 
 def _check_constants(folder: Path, about: Mapping[str, Any]) -> None:
-    """Refuse a bundle that says something else than this program does with every model; what it leaves out is that."""
+    """Refuse a bundle with other constants than this program's; missing ones are allowed."""
     for section, key, value in ((name, *stated) for name, part in CONSTANTS.items() for stated in part.items()):
         found, allowed = (_part(folder, about, section) or {}).get(key, value), json.dumps(value)
         if json.dumps(found) != allowed:
@@ -230,7 +230,7 @@ def _json(folder: Path, name: str) -> Any:
 
 
 def _file(folder: Path, about: Mapping[str, Any], role: str) -> str:
-    """Return the name of a file that plays a role, after checking that it is in the folder and whole."""
+    """Return the file name for a role, after checking that the file is in the folder and intact."""
     place = f"{folder / DESCRIPTION}: files.{role}"
     entry = about.get("files", {}).get(role) if isinstance(about.get("files"), dict) else None
     name = entry.get("name") if isinstance(entry, dict) else None
@@ -249,7 +249,7 @@ def _file(folder: Path, about: Mapping[str, Any], role: str) -> str:
 
 
 def _must_be_inside(folder: Path, name: str, shown: str) -> None:
-    # A link may turn in a circle, which `resolve` answers with an error of its own.
+    # Links may form a cycle, for which `resolve` raises its own error.
     try:
         is_inside = (folder / name).resolve().parent == folder.resolve()
     except (OSError, RuntimeError):
@@ -288,7 +288,7 @@ _Word = TypeVar("_Word", bound=str)
 
 
 def _word(folder: Path, about: Mapping[str, Any], key: str, allowed: Iterable[_Word], default: _Word) -> _Word:
-    """Return a setting of the images; bundles of earlier versions have none."""
+    """Return an image setting, by default that of earlier versions."""
     value = about["input"].get(key, default)
     known = next((word for word in allowed if word == value), None)
     if known is None:
@@ -298,7 +298,7 @@ def _word(folder: Path, about: Mapping[str, Any], key: str, allowed: Iterable[_W
 
 
 def _margin(folder: Path, about: Mapping[str, Any]) -> float:
-    """Return how many times larger images are decoded; bundles of earlier versions do not say."""
+    """Return the factor by which images are decoded larger; 1 in bundles of earlier versions."""
     value = about["input"].get("margin", 1.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= LARGEST_MARGIN:
         raise DeployError(
@@ -308,7 +308,7 @@ def _margin(folder: Path, about: Mapping[str, Any]) -> float:
 
 
 def _thresholds(folder: Path, about: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """Return the thresholds of several labels of an image, None where it has one class."""
+    """Return the thresholds of several labels per image, None with one class per image."""
     output = about.get("output")
     output = output if isinstance(output, dict) else {}
     if (about["format"] == LABELLED) != (output.get("probabilities") == "sigmoid"):
@@ -325,7 +325,7 @@ def _thresholds(folder: Path, about: Mapping[str, Any]) -> tuple[float, ...] | N
 
 
 def _sureness(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> Sureness:
-    """Return how far the probabilities can be trusted; bundles of earlier versions say nothing of it."""
+    """Return how far the probabilities can be trusted; bundles of earlier versions have no information."""
     made = _part(folder, about, "calibration")
     if made is None:
         return Sureness()
@@ -371,7 +371,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _decision_costs(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> Costs | None:
-    """Return what decisions cost; None where a bundle says nothing of it, as those of earlier versions."""
+    """Return the costs of decisions; None if a bundle has none, as in earlier versions."""
     if "decision" not in about:
         return None
     place, decision = f"{folder / DESCRIPTION}: decision.costs", about["decision"]

@@ -1,7 +1,7 @@
-"""A network as a program of ExecuTorch, for phones: written from torch.
+"""Export a torch network as an ExecuTorch program, for phones.
 
-A program takes one image. Views, temperatures and the distance from the training images, which are added to a finished
-ONNX file, are part of the network that is traced here.
+A program takes one image. Views, temperatures and the distance from the training images, which are added to finished
+ONNX files afterwards, are traced here as parts of the network.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def export_pte(
     temperatures: Sequence[float] = (1.0,),
     spread: Spread | None = None,
 ) -> None:
-    """Write a model with its normalisation as a program, whole or not at all; the model stays as it is.
+    """Write a model with its normalisation as a program, completely or not at all; the model is not changed.
 
-    The program takes `pixels`, uint8 [1, channels, height, width], and gives `logits`, float32 [1, classes], and with a
-    `spread` how unlike the training images the image is, float32 [1].
+    The input is `pixels`, uint8 [1, channels, height, width], the output `logits`, float32 [1, classes]; with a
+    `spread` also how unlike the training images the image is, float32 [1].
 
     Raises:
-        DeployError: ExecuTorch cannot take the model.
+        DeployError: ExecuTorch cannot export the model.
     """
     size = sides(shape.image_size)
     served = Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
@@ -65,10 +65,10 @@ def export_pte(
 
 
 def _give_features(network: Any) -> None:
-    """Let a traced network also return what its last linear layer takes.
+    """Make a traced network also return the input of its last linear layer.
 
     Raises:
-        DeployError: something else comes last.
+        DeployError: the last layer is not linear.
     """
     (end,) = (node for node in network.graph.nodes if node.op == "output")
     (logits,) = end.args[0]
@@ -78,7 +78,7 @@ def _give_features(network: Any) -> None:
             raise DeployError("its last layer is not linear")
         node = node.all_input_nodes[0]
     end.args = ((logits, node.args[0]),)
-    # What it returns is described beside the graph, too.
+    # The graph's output structure is also stored next to it.
     network.graph._codegen.pytree_info = network.graph._codegen.pytree_info._replace(
         out_spec=torch.utils._pytree.tree_structure((0, 0))
     )
@@ -86,7 +86,7 @@ def _give_features(network: Any) -> None:
 
 
 class _Program(nn.Module):
-    """A network with views of the image before it, and temperatures and a distance behind it."""
+    """A network with image views before it, and temperatures and a distance after it."""
 
     temperatures: Tensor
     mean: Tensor

@@ -1,4 +1,4 @@
-"""A program of ExecuTorch, loaded so that it is used as an ONNX file is. Its Python runtime works on torch tensors."""
+"""Load an ExecuTorch program with the interface of an ONNX Runtime session. Its Python runtime uses torch tensors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from imgcls_search.errors import UserError
 
 METHOD = "forward"
 BYTE, FLOAT = 0, 6
-"""Types of numbers, as a program notes them."""
+"""Data types in ExecuTorch's numbering."""
 
 KINDS = {BYTE: "tensor(uint8)", FLOAT: "tensor(float)"}
 
 
 def check_installed(what: str) -> None:
-    """Refuse what needs ExecuTorch if it is not installed; `what` is named in the message.
+    """Refuse a request that needs ExecuTorch if it is not installed; `what` starts the message.
 
     Raises:
         UserError: it is not installed.
@@ -37,14 +37,14 @@ def check_installed(what: str) -> None:
 
 
 class Session:
-    """A loaded program with the methods of a session of ONNX Runtime that are used here."""
+    """A loaded program with the ONNX Runtime session methods that are used here."""
 
     def __init__(self, path: Path, *, takes: str, gives: Sequence[str]) -> None:
-        """Load a program, on one thread of the CPU; `takes` and `gives` name its tensors, which have no names there.
+        """Load a program on one CPU thread; `takes` and `gives` name its tensors, which are unnamed in the file.
 
         Raises:
             UserError: ExecuTorch is not installed.
-            RuntimeError: it is damaged.
+            RuntimeError: the program is damaged.
         """
         check_installed(str(path))
         self.takes, self.gives = takes, gives
@@ -53,28 +53,28 @@ class Session:
             from executorch.runtime import Runtime, Verification
 
             _unsafe_reset_threadpool(1)
-            # Held: the method reads its weights from it.
+            # Keep a reference: the method reads its weights from the program.
             self.program = Runtime.get().load_program(path.read_bytes(), verification=Verification.InternalConsistency)
             self.method: Any = self.program.load_method(METHOD)
         self.about = self.method.metadata
-        # A method has one memory for its results.
+        # All results of a method share one memory.
         self.lock = threading.Lock()
 
     def get_inputs(self) -> list[Port]:
-        """Return what the program takes."""
+        """Return the inputs of the program."""
         return [_port(self.takes, self.about.input_tensor_meta(place)) for place in range(self.about.num_inputs())]
 
     def get_outputs(self) -> list[Port]:
-        """Return what the program gives."""
+        """Return the outputs of the program."""
         names = self.gives[: self.about.num_outputs()]
         return [_port(name, self.about.output_tensor_meta(place)) for place, name in enumerate(names)]
 
     def get_modelmeta(self) -> Metadata:
-        """Return what the file says beside the network."""
+        """Return the metadata of the file."""
         return Metadata()
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:
-        """Return some outputs of the program, in the order of their names; each image is computed alone."""
+        """Return some outputs of the program by name, in order; each image is computed alone."""
         import torch
 
         names = [port.name for port in self.get_outputs()]
@@ -87,13 +87,13 @@ class Session:
 
 
 def _port(name: str, about: Any) -> Port:
-    """Return what a tensor is, whose first side counts images."""
+    """Return the description of a tensor; its first dimension counts images."""
     return Port(name=name, type=KINDS.get(about.dtype(), str(about.dtype())), shape=["N", *about.sizes()[1:]])
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what the exporter says of its own internals."""
+    """Silence the exporter's messages about its internals."""
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,9 +106,9 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent_runtime() -> Iterator[None]:
-    """Keep the runtime, which has no other switch, from printing what it finds out about the processor and a file.
+    """Silence the runtime's messages about the processor and the file; it has no option for that.
 
-    Some of it goes to the file descriptor, the rest through Python's own stream.
+    Some of them go to the file descriptor, the rest through Python's stream.
     """
     kept = os.dup(2)
     try:

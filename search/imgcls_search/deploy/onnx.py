@@ -1,4 +1,4 @@
-"""From a torch model to an ONNX file that takes images as they are decoded."""
+"""Export a torch model to an ONNX file that takes decoded images."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from imgcls_search.image_size import sides
 def export_onnx(
     model: nn.Module, path: Path, *, shape: InputShape, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Write a model with its normalisation as an ONNX file, whole or not at all; the model stays as it is.
+    """Write a model with its normalisation as an ONNX file, completely or not at all; the model is not changed.
 
-    The file takes `pixels`, uint8 [N, channels, height, width] with any N, and gives `logits`, float32 [N, classes].
+    The input is `pixels`, uint8 [N, channels, height, width] with any N, the output `logits`, float32 [N, classes].
 
     Raises:
-        DeployError: the exporter cannot take the model.
+        DeployError: the exporter cannot export the model.
     """
-    # Not where this module is imported, which every worker does and few export.
+    # Imported here, because every worker imports this module and few export.
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     served = _without_inplace(Served(copy.deepcopy(model).cpu().float(), mean, std).eval())
-    # Two images: a size of one would be taken for a constant.
+    # Two images, because a batch of one would be traced as a constant.
     pixels = torch.zeros(2, shape.channels, *sides(shape.image_size), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic.replacing(path) as draft, _quiet(), torch.no_grad():
-            # Traced here: torch.onnx would try a second way after a failure, and answer with a page on both.
+            # Trace here: after a failure, torch.onnx would try a second way and print a page about both.
             shapes = {"pixels": {0: torch.export.Dim("N")}}
             traced = torch.export.export(served, (pixels,), dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
             assert program is not None
-            # Behind every node it notes lines of code, with the paths of this machine: a third of a small file.
+            # Remove the source lines that it notes for every node, with paths of this machine: a third of a small file.
             ClearMetadataAndDocStringPass()(program.model)
             program.save(draft)
     except Exception as error:
@@ -51,7 +51,7 @@ def export_onnx(
 
 
 def _without_inplace(model: nn.Module) -> nn.Module:
-    """Let activations give new tensors: those that write into their input are traced several times over."""
+    """Turn off in-place activations, which would be traced several times."""
     for module in model.modules():
         if isinstance(getattr(module, "inplace", None), bool):
             module.inplace = False  # type: ignore[assignment]
@@ -59,7 +59,7 @@ def _without_inplace(model: nn.Module) -> nn.Module:
 
 
 class Served(nn.Module):
-    """A model behind the normalisation that its training images had."""
+    """A model with the normalisation of its training images."""
 
     scale: Tensor
     shift: Tensor
@@ -80,11 +80,11 @@ class Served(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says of its own internals."""
+    """Silence the exporter's messages about its internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        # Deprecations inside torch and onnxscript are theirs to mend.
+        # Deprecations inside torch and onnxscript are not ours to fix.
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category, module=r"(torch|onnxscript|onnx_ir|copyreg)(\.|$)")
         for logger in loggers:

@@ -1,4 +1,4 @@
-"""An exported file as a model of OpenVINO: written, and loaded so that it is used as one of ONNX Runtime is."""
+"""Convert an exported file to an OpenVINO model, and load it with the interface of an ONNX Runtime session."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
     from openvino import CompiledModel
 
 SUFFIX = ".xml"
-"""Ends the name of the file that describes the network; its weights are beside it."""
+"""Extension of the file that describes the network; its weights are next to it."""
 
 WEIGHTS = ".bin"
 
 KINDS = {"u8": "tensor(uint8)", "f32": "tensor(float)"}
-"""Types of numbers, as ONNX Runtime calls them."""
+"""Data types, under ONNX Runtime's names."""
 
 SETTINGS = {
     "INFERENCE_NUM_THREADS": 1,
     "NUM_STREAMS": 1,
-    # Some processors would take 16-bit floats otherwise.
+    # Some processors would use 16-bit floats otherwise.
     "INFERENCE_PRECISION_HINT": "f32",
 }
 
 
 def check_installed(what: str) -> None:
-    """Refuse what needs OpenVINO where it is not installed; `what` is what asks for it.
+    """Refuse a request that needs OpenVINO if it is not installed; `what` starts the message.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not installed.
     """
     if find_spec("openvino") is None:
         raise UserError(f"{what}: needs a package that is not installed; pip install 'imgcls-search[openvino]'")
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write an ONNX file as a model of OpenVINO, with 32-bit weights beside it.
+    """Convert an ONNX file to an OpenVINO model, with 32-bit weights next to it.
 
     Raises:
-        DeployError: OpenVINO cannot take it.
+        DeployError: OpenVINO cannot convert it.
     """
     import openvino
 
     try:
-        # Read from memory: the path is not written into the file.
+        # Read from memory, so that the path is not written into the file.
         model = openvino.Core().read_model(source.read_bytes())
         openvino.save_model(model, target, compress_to_fp16=False)
     except Exception as error:
@@ -61,7 +61,7 @@ def convert(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """What a model takes or gives, as ONNX Runtime describes it."""
+    """An input or output of a model, as ONNX Runtime describes it."""
 
     name: str
     type: str
@@ -69,16 +69,16 @@ class Port:
 
 
 class Metadata:
-    """What a file says of itself beside the network: nothing."""
+    """The metadata of a file: always empty."""
 
     custom_metadata_map: Mapping[str, str] = {}
 
 
 class Session:
-    """A compiled model with the methods of a session of ONNX Runtime that are used here."""
+    """A compiled model with the ONNX Runtime session methods that are used here."""
 
     def __init__(self, path: Path) -> None:
-        """Load a model, with its weights beside it, on one thread of the CPU.
+        """Load a model with its weights on one CPU thread.
 
         Raises:
             UserError: OpenVINO is not installed.
@@ -93,23 +93,23 @@ class Session:
         core = openvino.Core()
         model = core.read_model(path.read_bytes(), weights.read_bytes())
         self.compiled: CompiledModel = core.compile_model(model, "CPU", SETTINGS)
-        # A compiled model answers one question at a time.
+        # A compiled model handles one request at a time.
         self.lock = threading.Lock()
 
     def get_inputs(self) -> list[Port]:
-        """Return what the model takes."""
+        """Return the inputs of the model."""
         return [_port(port) for port in self.compiled.inputs]
 
     def get_outputs(self) -> list[Port]:
-        """Return what the model gives."""
+        """Return the outputs of the model."""
         return [_port(port) for port in self.compiled.outputs]
 
     def get_modelmeta(self) -> Metadata:
-        """Return what the file says beside the network."""
+        """Return the metadata of the file."""
         return Metadata()
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:
-        """Return some outputs of the model, in the order of their names."""
+        """Return some outputs of the model by name, in order."""
         with self.lock:
             found = self.compiled(dict(inputs))
             return [np.array(found[name]) for name in outputs]

@@ -1,4 +1,4 @@
-"""Image files classified with a bundle, decoded as the training images were. Never torch."""
+"""Classify image files with a bundle; they are decoded like the training images. Never imports torch."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of one image."""
+    """The prediction for one image."""
 
     image: str
     ranked: tuple[tuple[str, float], ...]
-    """Labels with their probabilities, the likeliest first, or by costs that of least expected cost."""
+    """Labels with their probabilities, the likeliest first; with costs, the lowest expected cost first."""
 
     costs: tuple[float, ...] | None = None
-    """The expected cost of each of them; None where the bundle has no costs."""
+    """The expected cost of each label; None if the bundle has no costs."""
 
     labels: tuple[str, ...] | None = None
-    """Those that the image has, where it may have several; None where it has one class."""
+    """The predicted labels, with several labels per image; None with one class per image."""
 
     is_unsure: bool | None = None
-    """Whether the class that is decided on is less likely than required; None if nothing is required."""
+    """Whether the chosen class is less likely than required; None if there is no requirement."""
 
     is_unlike: bool | None = None
-    """Whether the picture is unlike those of the training; None where the bundle does not know."""
+    """Whether the image is unlike the training images; None if the bundle cannot tell."""
 
     unlikeness: float | None = None
-    """The score that decides this; a larger one is more unlike."""
+    """The score behind `is_unlike`; higher is more unlike."""
 
     def first(self, top: int) -> Prediction:
-        """Return the same with fewer labels ranked; those that the image has stay."""
+        """Return the prediction with fewer labels ranked; predicted labels are kept."""
         kept = [place for place, (name, _) in enumerate(self.ranked) if place < top or name in (self.labels or ())]
         prices = None if self.costs is None else tuple(self.costs[place] for place in kept)
         return replace(self, ranked=tuple(self.ranked[place] for place in kept), costs=prices)
@@ -65,24 +65,24 @@ class _RankedClass(TypedDict):
 
 
 class RankedClass(_RankedClass, total=False):
-    """A class that an image may be of."""
+    """A candidate class of an image."""
 
     expected_cost: float
-    """Where the bundle has costs."""
+    """Only if the bundle has costs."""
 
 
 class PlainPrediction(TypedDict, total=False):
-    """A prediction as JSON has it; what was not looked at is left out."""
+    """A prediction in JSON form; unknown values are left out."""
 
     image: str
     labels: list[str]
-    """Of several labels, those that the image has, by the bundle's thresholds."""
+    """With several labels per image: those above the bundle's thresholds."""
 
     unsure: bool
     unlike: bool
     unlikeness: float | None
     classes: list[RankedClass]
-    """The one that is decided on first."""
+    """The chosen class comes first."""
 
 
 def plain(found: Prediction) -> PlainPrediction:
@@ -99,7 +99,7 @@ def plain(found: Prediction) -> PlainPrediction:
 
 
 def ranking(found: Prediction) -> list[RankedClass]:
-    """Return the classes of an image as plain values, the one that is decided on first."""
+    """Return the classes of an image as plain values, the chosen one first."""
     if found.costs is None:
         return [{"label": name, "probability": share} for name, share in found.ranked]
     return [
@@ -110,7 +110,7 @@ def ranking(found: Prediction) -> list[RankedClass]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InMemory:
-    """An image that is in no file, under a name of its own."""
+    """A named image in memory."""
 
     name: str
     image: Image
@@ -118,7 +118,7 @@ class InMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """An image that has no prediction, and why."""
+    """An image without a prediction, and the reason."""
 
     image: str
     reason: str
@@ -133,12 +133,12 @@ def classify(
     min_confidence: float | None = None,
     views: ViewsName = "none",
 ) -> Iterator[Prediction | Skipped]:
-    """Yield the `top` labels of every image, in order; folders stand for the images below them, others are themselves.
+    """Yield the `top` labels of every image, in order; a folder yields all images below it.
 
-    Where an image may have several labels, those that it has are ranked too, however many they are.
+    With several labels per image, all predicted labels are ranked, even beyond `top`.
 
-    What a folder holds besides images is handed to `on_left_out`. `min_confidence` takes the place of the bundle's;
-    `views` of an image are looked at, and the mean of their logits is taken.
+    `on_left_out` gets the other contents of a folder. `min_confidence` overrides the bundle's; `views` averages the
+    logits of several views of each image.
     """
     least = bundle.sureness.min_confidence if min_confidence is None else min_confidence
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
@@ -148,10 +148,10 @@ def classify(
 
 
 def check_confidence(bundle: Bundle, min_confidence: float | None) -> str | None:
-    """Return what is to be said of probabilities that are compared with a smallest confidence, None for nothing.
+    """Return a note about probabilities that are compared with a minimum confidence, None if there is none.
 
     Raises:
-        UserError: it is none, or the bundle is for several labels.
+        UserError: it is out of range, or the bundle is for several labels.
     """
     if min_confidence is None:
         return None
@@ -165,7 +165,7 @@ def check_confidence(bundle: Bundle, min_confidence: float | None) -> str | None
 
 
 def cost_of_views(bundle: Bundle, views: ViewsName) -> str:
-    """Return what several views of an image cost, measured with the bundle's file."""
+    """Return a line about the cost of several views per image, measured with the bundle's file."""
     pixels = np.zeros((1, *bundle.frame.shape), dtype=np.uint8)
     one = measure_latency(bundle.artifact, pixels).median_ms
     count = len(VIEWS[views])
@@ -186,7 +186,7 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def count_images(paths: Iterable[Path | InMemory]) -> int:
-    """Return how many images `classify` will go through."""
+    """Return how many images `classify` will process."""
     return sum(1 for path in paths for _ in _files(path, lambda folder, found: None))
 
 
@@ -213,7 +213,7 @@ def _classify(
 def answers_of_views(
     artifact: Artifact, pixels: npt.NDArray[np.uint8], views: ViewsName
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-    """Return the means over some views of each image of the logits, and of how unlike it is where the file says so."""
+    """Return the mean logits over some views of each image, and the mean unlikeness if the file outputs it."""
     each = [artifact.answers(view.of(pixels)) for view in VIEWS[views]]
     logits: npt.NDArray[np.float32] = np.mean([found for found, _ in each], axis=0, dtype=np.float32)
     distances = [unlike for _, unlike in each if unlike is not None]
@@ -226,7 +226,7 @@ def _with_unlikeness(
     distances: npt.NDArray[np.float32] | None,
     rows: Iterator[Prediction],
 ) -> Iterator[Prediction]:
-    """Yield predictions with how unlike the training's pictures each image is."""
+    """Yield predictions with the unlikeness of each image to the training images."""
     limit = bundle.sureness.unlike
     if limit is None:
         yield from rows
@@ -244,11 +244,11 @@ def _with_unlikeness(
 def _labelled(
     bundle: Bundle, thresholds: Sequence[float], probabilities: npt.NDArray[np.float64], top: int
 ) -> Iterator[Prediction]:
-    """Yield which of several labels each image has, in order, without its name."""
+    """Yield the labels of each image in order, without the image's name."""
     for row in probabilities:
         order = np.argsort(-row, kind="stable").tolist()
         has = row >= np.array(thresholds)
-        # A label with a low threshold may stand behind one that the image has not.
+        # A label with a low threshold may rank below one that the image lacks.
         shown = [number for place, number in enumerate(order) if place < top or has[number]]
         yield Prediction(
             image="",
@@ -260,7 +260,7 @@ def _labelled(
 def _ranked(
     bundle: Bundle, probabilities: npt.NDArray[np.float64], top: int, least: float | None
 ) -> Iterator[Prediction]:
-    """Yield the prediction of each image, in order, without its name."""
+    """Yield the prediction of each image in order, without the image's name."""
     stated = costs.matrix(bundle.costs, bundle.labels) if bundle.costs is not None else None
     prices = costs.expected(probabilities, stated) if stated is not None else None
     for number, order in enumerate(costs.ranked(probabilities, stated)[:, :top]):
@@ -310,6 +310,6 @@ def _decode(file: Path | InMemory | Skipped, bundle: Bundle) -> _Decoded:
             return str(file), decode_middle(bundle.frame, image)
     except OSError as error:
         return Skipped(image=str(file), reason=error.strerror or reason(error))
-    # Damaged files make Pillow raise nearly anything.
+    # Pillow raises almost anything for damaged files.
     except Exception as error:
         return Skipped(image=str(file), reason=reason(error))

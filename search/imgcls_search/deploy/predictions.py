@@ -1,4 +1,4 @@
-"""Predictions of many images as a table, CSV or Parquet, and in a sentence."""
+"""Predictions of many images as a table, CSV or Parquet, and as a one-line summary."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from imgcls_search.terminal import shown
 ENDINGS = (".csv", ".parquet")
 
 SEPARATORS = (";", "|", " / ")
-"""Between the labels of an image in one cell: the first that is in no label."""
+"""Separators for labels in one cell: the first one that occurs in no label is used."""
 
 ROWS = 5_000
-"""Written together to a Parquet file."""
+"""Number of rows written together to a Parquet file."""
 
 Found = Prediction | Skipped
 Row = list[Any]
 
 
 def check_table(path: Path) -> None:
-    """Refuse a file that no table can be written to, before any image is read.
+    """Refuse an output file for a table before reading any image.
 
     Raises:
-        UserError: its ending, a package that is missing, or that it cannot be written.
+        UserError: the extension is not allowed, a package is missing, or the file cannot be written.
     """
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"-o {path}: not a table by its name; allowed: names that end in {' or '.join(ENDINGS)}")
@@ -46,11 +46,11 @@ def check_table(path: Path) -> None:
 
 @contextmanager
 def table(bundle: Bundle, path: Path) -> Iterator[Callable[[Found], None]]:
-    """Yield what adds the prediction of an image to a table, which is there whole when the block ends, or not at all.
+    """Yield a function that adds an image's prediction to a table; the file appears complete at the end, or not at all.
 
-    Columns: `image`, `predicted` (several labels with a separator that is in none of them), `p(CLASS)` for each class,
-    `expected_cost` of the prediction where decisions have costs, `unsure` and `unlike` where that is known, and
-    `skipped`: why an image has no prediction. A prediction must have all classes ranked.
+    Columns: `image`, `predicted` (several labels are joined by a separator that none of them contains), `p(CLASS)` for
+    each class, `expected_cost` of the prediction if decisions have costs, `unsure` and `unlike` if known, and
+    `skipped`: why an image has no prediction. A prediction must rank all classes.
 
     Raises:
         UserError: the file cannot be written.
@@ -62,7 +62,7 @@ def table(bundle: Bundle, path: Path) -> Iterator[Callable[[Found], None]]:
 
 
 def _columns(bundle: Bundle) -> dict[str, type]:
-    """Return the columns with what they hold."""
+    """Return the columns with their types."""
     costs: dict[str, type] = {"expected_cost": float} if bundle.costs is not None else {}
     classes = {f"p({shown(name)})": float for name in bundle.labels}
     return {"image": str, "predicted": str, **classes, **costs, "unsure": bool, "unlike": bool, "skipped": str}
@@ -119,18 +119,18 @@ def _to_parquet(path: Path, columns: dict[str, type]) -> Iterator[Callable[[Row]
 
 
 def separator(classes: Sequence[str]) -> str:
-    """Return what stands between several labels in one cell."""
+    """Return the separator for several labels in one cell."""
     return next((sign for sign in SEPARATORS if not any(sign in name for name in classes)), SEPARATORS[0])
 
 
 def as_text(cell: str) -> str:
-    """Return a cell that a spreadsheet does not take for a formula: file names come from anybody."""
+    """Return a cell that a spreadsheet does not read as a formula, because file names are untrusted."""
     cell = shown(cell)
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 class Summary:
-    """Counts predictions, to be told in a sentence."""
+    """Counts predictions for a one-line summary."""
 
     def __init__(self) -> None:
         self.classes: Counter[str] = Counter()
@@ -149,7 +149,7 @@ class Summary:
         self.unlike += bool(found.is_unlike)
 
     def __str__(self) -> str:
-        """Return it as `12 images: cat 7, dog 5; 2 unsure; 1 skipped`."""
+        """Return `12 images: cat 7, dog 5; 2 unsure; 1 skipped`."""
         most = 20
         common = [f"{shown(name)} {count:,}" for name, count in self.classes.most_common(most)]
         more = [f"{len(self.classes) - most} more"] if len(self.classes) > most else []

@@ -1,8 +1,8 @@
-"""How unlike the training's pictures a picture is: the distance of its features from theirs.
+"""How unlike the training images an image is: the distance of its features from theirs.
 
-The features are what the last layer of a network takes. Their spread is described by a Gaussian, of which the
-directions of largest variance are kept and the others have one variance together (probabilistic principal components,
-Tipping and Bishop 1999); the distance is the squared Mahalanobis distance from its mean.
+The features are the input of a network's last layer. A Gaussian describes their spread: it keeps the directions of
+largest variance, and all other directions share one variance (probabilistic principal components, Tipping and Bishop
+1999). The distance is the squared Mahalanobis distance from its mean.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ import numpy.typing as npt
 
 Score = Literal["feature_distance", "largest_probability"]
 SCORES: tuple[Score, ...] = ("feature_distance", "largest_probability")
-"""The second is 1 less the largest probability, for files whose last layer takes no features."""
+"""The second is 1 minus the largest probability, for files without a linear last layer."""
 
 FALSE_ALARMS = 0.05
-"""Share of the validation images that the threshold calls unlike."""
+"""Share of the validation images above the threshold."""
 
 FEWEST_IMAGES = 20
-"""On fewer, that share is less than one image."""
+"""With fewer images, that share is less than one image."""
 
 MOST_TRAINING_IMAGES = 2000
 MOST_MACS = 2e11
-"""Multiply-accumulates that may be spent on them, some 20 seconds of a core, while `LEAST_LOOKED_AT` are looked at."""
+"""Multiply-accumulates to spend on them, some 20 seconds of a core; at least `LEAST_LOOKED_AT` images are used."""
 
 LEAST_LOOKED_AT = 300
 FEWEST_TRAINING_IMAGES = 50
 DIRECTIONS = 64
 SMALLEST_VARIANCE = 0.01
-"""Of the mean: features that are always the same have none, and a rare image would be infinitely far."""
+"""Relative to the mean variance: without a floor, constant features would make a rare image infinitely far."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spread:
-    """Where the features of the training's pictures are."""
+    """The distribution of the training images' features."""
 
     mean: Floats
     """[D]."""
 
     directions: Floats
-    """Of largest variance, orthonormal [D, K]."""
+    """Directions of largest variance, orthonormal [D, K]."""
 
     deviations: Floats
-    """Along them [K]."""
+    """Deviations along these directions [K]."""
 
     rest: float
-    """The deviation along any other direction."""
+    """The deviation in any other direction."""
 
     def distance(self, features: npt.NDArray[Any]) -> Floats:
-        """Return the squared distance [N] of features [N, D]."""
+        """Return the squared distances [N] of features [N, D]."""
         away = features.astype(np.float64) - self.mean
         along = away @ self.directions
         beyond = away - along @ self.directions.T
@@ -62,7 +62,7 @@ class Spread:
 
 
 def fit(features: npt.NDArray[Any]) -> Spread | None:
-    """Return the spread of features [N, D], None where they are too few or all alike."""
+    """Return the spread of features [N, D], None if they are too few or all equal."""
     values = features.astype(np.float64)
     if len(values) < FEWEST_TRAINING_IMAGES or values.shape[1] < 2:
         return None
@@ -84,9 +84,9 @@ def fit(features: npt.NDArray[Any]) -> Spread | None:
 
 
 def _largest(values: Floats, count: int) -> tuple[Floats, Floats]:
-    """Return the largest variances [K] of centred values [N, D], the largest first, and their directions [D, K].
+    """Return the largest variances [K] of centred values [N, D], in descending order, and their directions [D, K].
 
-    They are those of a singular value decomposition, which would compute all of them in many times the seconds.
+    A singular value decomposition gives the same, but computes all of them and takes many times as long.
     """
     from scipy.linalg import eigh
 
@@ -101,13 +101,13 @@ def _largest(values: Floats, count: int) -> tuple[Floats, Floats]:
 
 
 def doubt(probabilities: npt.NDArray[Any]) -> Floats:
-    """Return 1 less the largest probability [N] of probabilities [N, classes]."""
+    """Return 1 minus the largest probability [N], for probabilities [N, classes]."""
     found: Floats = 1 - probabilities.astype(np.float64).max(axis=1)
     return found
 
 
 def threshold(scores: npt.NDArray[Any]) -> float | None:
-    """Return the score above which at most `FALSE_ALARMS` of validation images are; None where they are too few."""
+    """Return the score that at most `FALSE_ALARMS` of the validation images exceed; None if they are too few."""
     if len(scores) < FEWEST_IMAGES:
         return None
     return float(np.quantile(scores.astype(np.float64), 1 - FALSE_ALARMS, method="higher"))

@@ -1,4 +1,4 @@
-"""Views of an image for test-time augmentation: the same for arrays and inside of an exported file."""
+"""Views of an image for test-time augmentation, for arrays and inside exported files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 Constant = Callable[[str, Sequence[int]], str]
-"""Notes a constant in a graph under a name, and returns the name."""
+"""Adds a named constant to a graph, and returns the name."""
 
 ViewsName = Literal["none", "mirror", "shift", "mirror_shift"]
 
 SHARE = 16
-"""A shift is by one pixel for each 16 of the shorter side, at least by one."""
+"""A shift is one pixel per 16 of the shorter side, and at least one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """An image [C, H, W], mirrored or not, moved by steps down and to the right, its border pixels repeated."""
+    """An image [C, H, W], optionally mirrored, shifted by steps down and right, with its border pixels repeated."""
 
     is_mirrored: bool = False
     down: int = 0
@@ -38,12 +38,12 @@ class View:
         return self.down * step, self.right * step
 
     def places(self, sides: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the row and the column of the image that each row and column of the view shows."""
+        """Return the source row and column for each row and column of the view."""
         rows, columns = (_places(side, step) for side, step in zip(sides, self._steps(sides), strict=True))
         return rows, sides[1] - 1 - columns if self.is_mirrored else columns
 
     def nodes(self, source: str, target: str, sides: tuple[int, int], constant: Constant) -> list[Any]:
-        """Return the ONNX nodes that make the view of a tensor [N, C, H, W]."""
+        """Return the ONNX nodes that create the view of a tensor [N, C, H, W]."""
         from onnx import helper
 
         rows, columns = self.places(sides)
@@ -60,7 +60,7 @@ def _places(side: int, step: int) -> npt.NDArray[np.int64]:
 
 
 class Seen:
-    """A view of images, made where they are indexed: of an array, or of what decodes them."""
+    """A lazy view of images, computed on indexing."""
 
     def __init__(self, pixels: Any, view: View) -> None:
         self.pixels, self.view = pixels, view
@@ -91,4 +91,4 @@ VIEWS: Mapping[ViewsName, tuple[View, ...]] = {
         *(View(is_mirrored=True, down=view.down, right=view.right) for view in _SHIFTS),
     ),
 }
-"""The image as it is first; a name says what is beside it."""
+"""The original image comes first; the name lists the additional views."""

@@ -1,4 +1,4 @@
-"""Model families: one file each, one builder each, and this table; other packages add theirs as entry points."""
+"""Model families: one file and one builder each, and this table; other packages add families as entry points."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ENTRY_POINTS", "MODELS", "build_model", "families"]
 
 ENTRY_POINTS = "imgcls_search.models"
-"""The group in which a package names its builders: `name = "package.module:builder"`."""
+"""The entry point group for builders: `name = "package.module:builder"`."""
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "vit": vit,
@@ -48,17 +48,17 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 }
 """Builders take `image_size`, `channels` and `classes` from the data and everything else from the space.
 
-A builder imports torch in its body, so that reading its signature, and with it `check` and `--help`, stays fast.
-It raises `BuildError` with the name of the argument to blame.
+A builder imports torch in its body, so that reading its signature stays fast, and with it `check` and `--help`. It
+raises `BuildError` with the name of the faulty argument.
 """
 
 
 @cache
 def families() -> Mapping[str, Callable[..., nn.Module]]:
-    """Return all families: the built-in ones, and those that installed packages add.
+    """Return all families: the built-in ones, and those of installed packages.
 
     Raises:
-        UserError: a package's builder cannot be loaded, or takes the name of another family.
+        UserError: a package's builder cannot be loaded, or has the name of another family.
     """
     found: dict[str, Callable[..., nn.Module]] = {**MODELS, "custom": custom}
     for entry in entry_points(group=ENTRY_POINTS):
@@ -67,7 +67,7 @@ def families() -> Mapping[str, Callable[..., nn.Module]]:
             raise UserError(f"the package {package} adds a model family {entry.name!r}, but there is one of that name")
         try:
             found[entry.name] = entry.load()
-        # Whatever somebody else's module raises when it is imported.
+        # Importing a foreign module may raise anything.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
@@ -78,14 +78,14 @@ def families() -> Mapping[str, Callable[..., nn.Module]]:
 
 
 def build_model(component: Component, *, image_size: ImageSize, channels: int, classes: int) -> nn.Module:
-    """Build the model of a component for images of a size.
+    """Build the model of a component for an image size.
 
     Raises:
         BuildError: the family refuses an argument, or takes square images only.
     """
     known = families()
     if not isinstance(image_size, int):
-        # A family of another package says by its own signature that it was written for squares.
+        # A family of another package takes square images only if its signature declares `image_size` as int.
         parameter = signature(known[component.name]).parameters.get("image_size")
         if parameter is not None and parameter.annotation in (int, "int", parameter.empty):
             raise BuildError(

@@ -17,7 +17,7 @@ PATCH = 2
 """Side of the first layer's patches, pixels."""
 
 FORGOTTEN = 0.4
-"""Share of the newest batch in running statistics: few steps are enough for them."""
+"""Weight of the newest batch in running statistics: large, so that few steps are enough."""
 
 
 def airbench(
@@ -69,7 +69,7 @@ def airbench(
         else nn.Conv2d(channels, inputs, PATCH, bias=False),
         activation=nn.GELU(),
     )
-    # Of a small image the last blocks halve what there is to halve.
+    # With a small image, only the last blocks halve it, as often as its size allows.
     halvings = min(len(widths), (shorter(image_size) - PATCH + 1).bit_length() - 1)
     for place, width in enumerate(widths):
         halving = [nn.MaxPool2d(2)] if place >= len(widths) - halvings else []

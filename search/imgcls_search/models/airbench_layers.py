@@ -1,4 +1,4 @@
-"""The layers of cifar10-airbench's network that torch does not have."""
+"""The layers of the cifar10-airbench network that torch lacks."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SMALLEST_VARIANCE = 5e-4
-"""Is added to each direction's variance, so that directions without any are not blown up."""
+"""Added to each direction's variance, so that directions without variance are not amplified."""
 
 
 class Whitening(nn.Module):
-    """A convolution whose filters are the principal directions of image patches, each by its deviation, both signs.
+    """A convolution whose filters are the principal directions of image patches, scaled by their deviation, with both
+    signs.
 
-    What comes out of the first half for the patches that it was fitted to has a mean square of 1 each and no
-    correlation (Jordan 2024, section 3.2). The filters do not learn.
+    For the patches it was fitted to, the outputs of its first half are uncorrelated with a mean square of 1 (Jordan
+    2024, section 3.2). The filters are not trained.
     """
 
     weight: Tensor
     fitted: Tensor
 
     def __init__(self, channels: int, outputs: int, side: int) -> None:
-        """`outputs` are twice the numbers of a patch."""
+        """`outputs` is twice the number of values in a patch."""
         super().__init__()
-        # A buffer, so that no optimizer, decay or pruning changes it.
+        # A buffer, so that no optimizer, weight decay or pruning changes it.
         self.register_buffer("weight", nn.Conv2d(channels, outputs, side, bias=False).weight.detach().clone())
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Take the filters from images [N, C, H, W], normalised, batch by batch."""
+        """Compute the filters from normalised images [N, C, H, W], batch by batch."""
         size = self.weight[0].numel()
-        # On the CPU in double precision: all devices of a training find the same.
+        # In double precision on the CPU, so that all devices of a training get the same result.
         squares, count = torch.zeros(size, size, dtype=torch.float64), 0
         for images in batches:
             patches = functional.unfold(images.cpu(), self.weight.shape[-1]).transpose(1, 2).flatten(0, 1).double()
             squares += patches.T @ patches
             count += len(patches)
         variances, directions = torch.linalg.eigh(squares / count)
-        # Which of both signs comes first is up to the library otherwise.
+        # Fix the sign, which otherwise depends on the library.
         largest = directions.abs().argmax(dim=0, keepdim=True)
         directions = directions * directions.gather(0, largest).sign()
         filters = (directions / (variances.clamp(min=0) + SMALLEST_VARIANCE).sqrt()).T.flip(0)
@@ -60,7 +61,7 @@ class Scale(nn.Module):
         self.factor = factor
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features, times the factor."""
+        """Return features times the factor."""
         return features * self.factor
 
 
@@ -73,7 +74,7 @@ class GlobalMaxPool(nn.Module):
 
 
 def identity_convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    """Return a 3x3 convolution whose first filters pass on one channel each."""
+    """Return a 3x3 convolution whose first filters each pass on one channel."""
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(convolution.weight[:inputs])
@@ -81,6 +82,6 @@ def identity_convolution(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def whitenings_of(model: nn.Module) -> list[Whitening]:
-    """Return the layers of a model that are still to be fitted to images."""
+    """Return the whitening layers of a model that are not fitted yet."""
     layers = [layer for layer in model.modules() if isinstance(layer, Whitening)]
     return [layer for layer in layers if not layer.fitted]

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 TWINS: dict[str, dict[str, Any]] = {"alexnet": {"width": 1.0, "hidden": 4096, "stem": "large"}}
-"""torchvision's models that these arguments make."""
+"""torchvision's models with these arguments."""
 
 SMALLEST = {"small": 8, "large": 63}
-"""Sides of images, pixels: 8 are 4, 2 and 1 behind the poolings; 63 are 15 before them, then 7, 3 and 1."""
+"""Smallest image sides in pixels: 8 become 4, 2 and 1 after the poolings; 63 become 15 before them, then 7, 3 and 1."""
 
 
 def alexnet(
@@ -72,8 +72,8 @@ def alexnet(
         first, pool, side = nn.Conv2d(channels, conv1, 11, 4, padding=2), 3, 6
     else:
         first, pool, side = nn.Conv2d(channels, conv1, 3, padding=1), 2, 1
-    # Not torchvision's class: its widths are constants, 58 million parameters to be thrown away. Its names are kept,
-    # so that its weights fit.
+    # torchvision's class has constant widths, 58 million parameters that would be thrown away. Its layer names are
+    # kept, so that its weights fit.
     model = nn.Sequential(
         OrderedDict(
             features=nn.Sequential(
@@ -111,8 +111,9 @@ def alexnet(
 
 
 def _initialise(model: nn.Module) -> None:
-    # torchvision leaves AlexNet to torch's defaults, behind which signals fade from layer to layer; without the large
-    # stem's thousands of features and long training that costs the first epochs. He et al. 2015 keep their size.
+    # torchvision uses torch's default initialisation for AlexNet, with which signals fade from layer to layer; without
+    # the large stem's thousands of features and long training this costs the first epochs. He et al. 2015 preserves
+    # them.
     from torch import nn
 
     for module in model.modules():

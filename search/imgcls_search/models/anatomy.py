@@ -1,4 +1,4 @@
-"""What a model does not tell by its forward pass: its head, its stages, its pretrained twin."""
+"""The parts of a model that its forward pass does not reveal: its head, its stages, its pretrained twin."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Weights = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """The parts of a model by the names of its modules and parameters."""
+    """The parts of a model, as names of its modules and parameters."""
 
     head: str
-    """The last layer, which gives the logits; pretrained weights leave it out."""
+    """The last layer, which outputs the logits; pretrained weights exclude it."""
 
     stages: tuple[tuple[str, ...], ...]
-    """What comes before the head, from the image on; each stage as the names of its modules and parameters."""
+    """The stages before the head, from the image on; each as the names of its modules and parameters."""
 
     twin: str | None = None
-    """torchvision's name of a model of exactly these layers, whose pretrained weights fit."""
+    """The torchvision model with exactly these layers, whose pretrained weights fit."""
 
 
 def with_anatomy(model: nn.Module, *, head: str, stages: Sequence[Sequence[str]], twin: str | None) -> nn.Module:
@@ -38,10 +38,10 @@ def with_anatomy(model: nn.Module, *, head: str, stages: Sequence[Sequence[str]]
 
 
 def refuse_imagenet(weights: str | None) -> None:
-    """Refuse `weights: imagenet` for a family that torchvision does not have.
+    """Refuse `weights: imagenet` for a family without torchvision weights.
 
     Raises:
-        BuildError: they are wanted.
+        BuildError: `weights` is `imagenet`.
     """
     if weights == "imagenet":
         raise BuildError("weights", "there are no published weights of this network; allowed: null, or a weights file")

@@ -22,7 +22,7 @@ TWINS: dict[str, dict[str, Any]] = {
     "convnext_base": {"depths": (3, 3, 27, 3), "width": 128, "stem": "large"},
     "convnext_large": {"depths": (3, 3, 27, 3), "width": 192, "stem": "large"},
 }
-"""torchvision's models that these arguments make."""
+"""torchvision's models with these arguments."""
 
 
 def convnext(
@@ -77,13 +77,13 @@ def convnext(
     ]
     model = ConvNeXt(settings, stochastic_depth_prob=drop_path, layer_scale=layer_scale, num_classes=classes)
     if channels != 3 or stem == "small":
-        # torchvision always takes three channels in 4x4 patches; the same layer and the same initialisation for others.
+        # torchvision always takes three channels in 4x4 patches: replace the layer, with the same initialisation.
         patches = nn.Conv2d(channels, width, kernel_size=PATCH[stem], stride=PATCH[stem])
         nn.init.trunc_normal_(patches.weight, std=0.02)
         if patches.bias is not None:
             nn.init.zeros_(patches.bias)
         model.features[0][0] = patches
-    # Behind the stem torchvision alternates a stage and the halving that leads to the next one.
+    # After the stem, torchvision alternates stages and downsampling layers.
     stages = [["features.0"], ["features.1"]]
     stages += [[f"features.{2 * stage}", f"features.{2 * stage + 1}"] for stage in range(1, len(depths))]
     stages[-1].append("classifier.0")
@@ -103,5 +103,5 @@ def _check_stages(image_size: ImageSize, depths: tuple[int, ...], stem: str) -> 
             f"got {shown(image_size)}; allowed: at most {largest}",
         )
     if sum(depths) == 1:
-        # torchvision spreads stochastic depth from the first block to the last and divides by the blocks between.
+        # torchvision spreads stochastic depth over the blocks and divides by their number minus 1.
         raise BuildError("depths", "one block in all is too few; allowed: at least 2")

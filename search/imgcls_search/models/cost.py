@@ -1,4 +1,4 @@
-"""What a model costs, counted on the meta device, which holds shapes and no numbers."""
+"""The cost of a model, counted on the meta device, which stores shapes and no numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.models.anatomy import Anatomy
 
 BATCH = 2
-"""Images in the counted step: batch normalisation cannot train on one."""
+"""Images in the counted step: batch normalisation cannot train on a single one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +31,22 @@ class Cost:
     """Multiply-accumulates of convolutions, matrix products and attention, for one image."""
 
     largest_activation: int
-    """Numbers in the largest tensor that one image makes."""
+    """Elements of the largest tensor for one image."""
 
     saved_bytes: int
-    """What the forward pass keeps for the backward pass, for one image in 32-bit arithmetic."""
+    """Bytes that the forward pass keeps for the backward pass, for one image in 32-bit arithmetic."""
 
     buffer_bytes: int
-    """Running statistics and the like."""
+    """Bytes of running statistics and other buffers."""
 
     num_stages: int | None
-    """Stages of the model's anatomy, None where it tells none."""
+    """Number of stages in the model's anatomy, None without anatomy."""
 
 
 def count(model: nn.Module, *, channels: int, image_size: ImageSize) -> Cost:
-    """Return the cost of a model on the meta device, from one training step's forward pass.
+    """Return the cost of a model on the meta device, from the forward pass of one training step.
 
-    MACs are half of the operations that torch's own formulas give, which its flop counter sums by module and slower.
+    MACs are half of the operations by torch's own formulas; torch's flop counter also sums by module, which is slower.
     """
     weights = [*model.parameters(), *model.buffers()]
     images = torch.empty(BATCH, channels, *sides(image_size), device="meta")
@@ -65,11 +65,10 @@ def count(model: nn.Module, *, channels: int, image_size: ImageSize) -> Cost:
 
 
 def peak_bytes(cost: Cost, *, pixels: int, batch_size: int, optimizer_states: int, averages: bool) -> int:
-    """Return an estimate of the memory that training takes at its peak, in 32-bit arithmetic, in bytes.
+    """Return an estimate of the peak memory of training, in 32-bit arithmetic, in bytes.
 
-    Weights, their gradients, what the optimizer keeps of each, an average of the weights where there is one; and for
-    each image of a batch the input, all that is saved for the backward pass, and one gradient of the largest activation
-    together with the activation it is computed for.
+    It counts weights, gradients, optimizer states and averaged weights (if any); and per image of a batch the input,
+    everything saved for the backward pass, and the largest activation with its gradient.
     """
     weights = 4 * cost.params * (2 + optimizer_states + averages) + cost.buffer_bytes * (1 + averages)
     return weights + batch_size * (4 * pixels + cost.saved_bytes + 2 * 4 * cost.largest_activation)
@@ -80,9 +79,9 @@ _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 @contextmanager
 def _fused_attention() -> Iterator[None]:
-    """Let attention be as processors and GPUs compute it, without a matrix of all pairs; the meta device makes one.
+    """Use fused attention, as on processors and GPUs; the meta device would allocate a matrix of all pairs.
 
-    torch's own modes do not reach it inside of `nn.MultiheadAttention`, so the function itself is exchanged.
+    torch's own modes do not reach into `nn.MultiheadAttention`, so this replaces the function itself.
     """
     plain = functional.scaled_dot_product_attention
 
@@ -110,7 +109,7 @@ _BATCH_NORM = torch.ops.aten.native_batch_norm.default
 
 
 def _normalised(images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return shapes as batch normalisation in training does: its output, and each channel's mean and scale.
+    """Return the shapes of batch normalisation in training: its output, and each channel's mean and scale.
 
     torch computes them by a dozen operations in Python, which took most of the time of a count.
     """
@@ -118,7 +117,7 @@ def _normalised(images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _SeenTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Looks at every tensor that an operation makes or saves."""
+    """Inspects every tensor that an operation creates or saves."""
 
     def __init__(self, given: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -126,7 +125,7 @@ class _SeenTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flops = 0
         self.given = {_storage(tensor) for tensor in given}
         self.saved: dict[int, int] = {}
-        """Bytes of each storage that is kept for the backward pass."""
+        """Bytes of each storage kept for the backward pass."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = _normalised(*args) if func is _BATCH_NORM and args[5] else func(*args, **(kwargs or {}))
@@ -138,7 +137,7 @@ class _SeenTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def keep(self, tensor: Tensor) -> Tensor:
-        # Layers share what they save, for example a normalisation's output and the activation that works in place.
+        # Layers share saved storage, for example a normalisation's output and the in-place activation after it.
         if _storage(tensor) not in self.given:
             self.saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
@@ -150,5 +149,5 @@ def _storage(tensor: Tensor) -> int:
 
 
 def images_within(most_macs: float, macs_each: float, *, least: int) -> int:
-    """Return how many images may be looked at for so many multiply-accumulates; `least` may be in any case."""
+    """Return how many images fit into a budget of multiply-accumulates; at least `least`."""
     return max(least, int(most_macs / max(1.0, macs_each)))

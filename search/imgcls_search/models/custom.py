@@ -1,4 +1,4 @@
-"""A network of a person's own: a function that is named in the space."""
+"""The user's own network: a function named in the space file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SUPPLIED = ("image_size", "channels", "classes")
-"""What the images decide, and every function takes."""
+"""Arguments that every function takes; the images determine them."""
 
 
 def custom(
@@ -45,7 +45,7 @@ def custom(
         model = builder(image_size=image_size, channels=channels, classes=classes, **arguments)
     except BuildError:
         raise
-    # Whatever somebody's function raises.
+    # A user's function may raise anything.
     except Exception as error:
         why = first_line(error, "no message")
         raise BuildError("function", f"{function} failed ({type(error).__name__}: {why})") from error
@@ -55,7 +55,7 @@ def custom(
 
 
 def problem_of(builder: Any, arguments: Any) -> tuple[str, str] | None:
-    """Return what is wrong with the names or values of arguments, as a function's signature says; None for nothing."""
+    """Return the faulty argument and the problem, according to a function's signature; None if there is none."""
     try:
         parameters = inspect.signature(builder).parameters
     except (TypeError, ValueError):

@@ -19,7 +19,7 @@ TWINS: dict[str, dict[str, Any]] = {
     "densenet169": {"growth_rate": 32, "depths": (6, 12, 32, 32), "width": 64, "stem": "large"},
     "densenet201": {"growth_rate": 32, "depths": (6, 12, 48, 32), "width": 64, "stem": "large"},
 }
-"""torchvision's models that these arguments make."""
+"""torchvision's models with these arguments."""
 
 
 def densenet(
@@ -71,7 +71,7 @@ def densenet(
     )
     features: Any = model.features
     if stem == "small" or channels != 3:
-        # torchvision's first convolution is 7x7 on three channels; another one with the same initialisation.
+        # torchvision's first convolution is 7x7 on three channels: replace it, with the same initialisation.
         kernel, stride = (3, 1) if stem == "small" else (7, 2)
         features.conv0 = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(features.conv0.weight)
@@ -81,7 +81,7 @@ def densenet(
     stages = [
         ("features.conv0", "features.norm0"),
         *((f"features.denseblock{block}", f"features.transition{block}") for block in range(1, last)),
-        # torchvision calls the last normalisation norm5, however many blocks there are.
+        # torchvision calls the last normalisation norm5 for any number of blocks.
         (f"features.denseblock{last}", "features.norm5"),
     ]
     return with_anatomy(model, head="classifier", stages=stages, twin=twin)

@@ -41,7 +41,7 @@ TWINS: dict[str, dict[str, Any]] = {
     f"efficientnet_{variant}": {"width_mult": width, "depth_mult": depth, "stem": "large"}
     for variant, (width, depth, _) in VARIANTS.items()
 }
-"""torchvision's models that these arguments make."""
+"""torchvision's models with these arguments."""
 
 _WITH_TENSORFLOW_EPS = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
 
@@ -102,8 +102,8 @@ def efficientnet(
         MBConvConfig(expansion, kernel, stride, inputs, outputs, blocks, width_mult=width, depth_mult=depth)
         for stride, (expansion, kernel, _, inputs, outputs, blocks) in zip(strides, STAGES, strict=True)
     ]
-    # The weights of the largest networks were trained with TensorFlow's eps. Its momentum of 0.01 is left out: the
-    # running statistics would need some hundred steps, more than a short trial has.
+    # The weights of the largest networks were trained with TensorFlow's eps. Its momentum of 0.01 is left out: running
+    # statistics would need several hundred steps, more than a short trial has.
     norm = partial(nn.BatchNorm2d, eps=0.001) if twin in _WITH_TENSORFLOW_EPS else nn.BatchNorm2d
     model = EfficientNet(
         settings,

@@ -1,4 +1,4 @@
-"""Several networks as one: it gives the mean of their probabilities, as logits."""
+"""Several networks as one, with the mean of their probabilities as output, as logits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Part:
     """Its weight in the mean."""
 
     temperatures: Sequence[float]
-    """By what its logits are divided first: one number, or one for each of several labels."""
+    """Divisors of its logits: one number, or one for each of several labels."""
 
     mean: Sequence[float]
-    """By which it normalises each channel."""
+    """The mean of its own normalisation, per channel."""
 
     std: Sequence[float]
 
@@ -30,11 +30,11 @@ class Part:
 class Ensemble(nn.Module):
     """The weighted mean of the probabilities of several networks (Caruana et al. 2004), as logits.
 
-    Their softmax, or their sigmoids where an image has `several` labels, are that mean.
+    Their softmax, or their sigmoid with `several` labels per image, is that mean.
     """
 
     def __init__(self, parts: Sequence[Part], *, mean: Sequence[float], std: Sequence[float], several: bool) -> None:
-        """`mean` and `std` are those by which the inputs were normalised."""
+        """`mean` and `std` are those that the inputs were normalised with."""
         super().__init__()
         self.members = nn.ModuleList([part.network for part in parts])
         self.several = several
@@ -48,7 +48,7 @@ class Ensemble(nn.Module):
                 "shift": (seen[0] - own[0]) / own[1],
                 "temperature": torch.tensor(list(part.temperatures)),
             }
-            # They follow from what is saved beside the weights.
+            # Not persistent: they follow from the metadata saved with the weights.
             for name, values in buffers.items():
                 self.register_buffer(f"{name}_{number}", values, persistent=False)
 

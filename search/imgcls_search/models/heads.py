@@ -1,4 +1,4 @@
-"""What reads the features of a network: its own last layer, or another one in its place."""
+"""The head of a network: its own last layer, or a replacement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Dropout = Annotated[
 ]
 
 LOGISTIC = "logistic"
-"""The head that is fitted and not trained."""
+"""The head that is fitted instead of trained."""
 
 OWN = "own"
 
@@ -65,20 +65,20 @@ def logistic(*, features: int, classes: int) -> nn.Module | None:
 HEADS: Mapping[str, Callable[..., Any]] = {"own": own, "linear": linear, "mlp": mlp, LOGISTIC: logistic}
 """Builders take the numbers of `features` and `classes`, and everything else from the space.
 
-What is fitted comes last: the first configuration of a space, by which the epochs of its search are known, trains.
+The fitted head comes last: the first configuration of a space, which determines the epochs of its search, must train.
 """
 
 
 def head_of(config: TrialConfig) -> Component:
-    """Return the head of a configuration; those that are older than this section have their own."""
+    """Return the head of a configuration; configurations older than this section use the model's own."""
     return config.component("head") if "head" in config.tree else Component(path="head.own", name=OWN, args={})
 
 
 def with_head(model: nn.Module, head: Component) -> nn.Module:
-    """Put a head in the place of a model's last layer; dropout just before it is then that of the head alone.
+    """Replace a model's last layer by a head, and turn off the dropout just before it.
 
     Raises:
-        BuildError: the model's last layer is no linear one, or the model does not tell which it is.
+        BuildError: the model's last layer is not linear, or the model does not declare it.
     """
     if head.name == OWN:
         return model
@@ -101,7 +101,7 @@ def with_head(model: nn.Module, head: Component) -> nn.Module:
 
 
 def dropout_before(model: nn.Module) -> nn.Dropout | None:
-    """Return the dropout that stands just before a model's head, which acts on its features; None where none does."""
+    """Return the dropout directly before a model's head, which acts on its features; None if there is none."""
     from torch import nn
 
     anatomy = model.anatomy
@@ -109,17 +109,17 @@ def dropout_before(model: nn.Module) -> nn.Dropout | None:
     parent, _, name = anatomy.head.rpartition(".")
     siblings = list(model.get_submodule(parent).named_children()) if parent else list(model.named_children())
     place = [key for key, _ in siblings].index(name)
-    # Of other containers than a sequence nobody knows in which order they are called.
+    # Only in a sequence is the order of the calls known.
     is_sequence = isinstance(model.get_submodule(parent), nn.Sequential)
     before = siblings[place - 1][1] if place and is_sequence else None
     return before if isinstance(before, nn.Dropout) else None
 
 
 def linear_layer(model: nn.Module) -> nn.Linear:
-    """Return the linear layer of a model's head that a logistic regression can be written into.
+    """Return the only linear layer of a model's head, for the weights of a logistic regression.
 
     Raises:
-        BuildError: there is no such layer, or another one stands before it.
+        BuildError: there is no such layer, or there are several layers.
     """
     from torch import nn
 

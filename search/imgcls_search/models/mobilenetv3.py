@@ -49,13 +49,13 @@ BLOCKS = {
 activation (ReLU or hard swish), stride."""
 
 LAST = {"large": 1280, "small": 1024}
-"""Features before the head."""
+"""Number of features before the head."""
 
 TWINS: dict[str, dict[str, Any]] = {
     f"mobilenet_v3_{size}": {"size": size, "width_mult": 1.0, "squeeze_excite": True, "stem": "large"}
     for size in BLOCKS
 }
-"""torchvision's models that these arguments make."""
+"""torchvision's models with these arguments."""
 
 
 def mobilenetv3(
@@ -97,15 +97,15 @@ def mobilenetv3(
         )
     ]
     last = InvertedResidualConfig.adjust_channels(LAST[size], width_mult)
-    # The weights were trained with TensorFlow's eps. torchvision also takes its momentum of 0.01; with it the running
-    # statistics need some hundred steps, and a short trial would be evaluated with those of the start.
+    # The weights were trained with TensorFlow's eps. torchvision also uses its momentum of 0.01; running statistics
+    # would then need several hundred steps, and a short trial would be evaluated with the initial ones.
     norm = partial(nn.BatchNorm2d, eps=0.001)
     model = MobileNetV3(settings, last, num_classes=classes, dropout=dropout, norm_layer=norm)
     return with_anatomy(fit_mobile_stem(model, channels, stem), head="classifier.3", stages=_stages(size), twin=twin)
 
 
 def _stages(size: str) -> list[list[str]]:
-    """Return the stem and then the blocks, a stage from each stride of 2 to the next."""
+    """Return the stages: the stem, then the blocks, split at each stride of 2."""
     stages = [["features.0"]]
     for place, (*_, stride) in enumerate(BLOCKS[size], start=1):
         if stride == 2 or place == 1:

@@ -1,4 +1,4 @@
-"""Position embeddings of a transformer, brought from the images of its weights to those of a trial."""
+"""Resize a transformer's position embeddings from the image size of its weights to that of a trial."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from imgcls_search.models.weights_reading import Tensors, contents_of
 def resized(
     tensors: Tensors, model: nn.Module, image_size: ImageSize, path: str, noted: tuple[int, int] | None
 ) -> Tensors:
-    """Return the tensors with torchvision's position embeddings brought to the patches of the model.
+    """Return the tensors with torchvision's position embeddings resized to the patches of the model.
 
-    `noted` says in how many rows and columns they are, where the file tells it; else it is a square.
+    `noted` is their number of rows and columns, if the file has it; else they form a square.
 
     Raises:
-        BuildError: they are of no square, and nothing tells their rows and columns.
+        BuildError: they form no square, and their rows and columns are not known.
     """
     name = "encoder.pos_embedding"
     patch = getattr(model, "patch_size", None)
@@ -48,7 +48,7 @@ def resized(
 
 
 def noted_grid(path: str, wanted: str) -> tuple[int, int] | None:
-    """Return the rows and columns of patches that a file of this program was trained with, None where it tells none."""
+    """Return the rows and columns of patches that a file of this program was trained with, None if unknown."""
     with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
         about = json.loads(contents_of(path, wanted)["about"])
         height, width = sides(about["data"]["image_size"])
@@ -58,7 +58,7 @@ def noted_grid(path: str, wanted: str) -> tuple[int, int] | None:
 
 
 def _stretched(embeddings: Tensor, theirs: tuple[int, int], ours: tuple[int, int]) -> Tensor:
-    """Return position embeddings [1, tokens, width] of one grid of patches for another, as torchvision resizes them."""
+    """Resize position embeddings [1, tokens, width] to another grid of patches, as torchvision does."""
     token, patches = embeddings[:, :1], embeddings[:, 1:]
     grid = patches.permute(0, 2, 1).reshape(1, -1, *theirs)
     fitted = functional.interpolate(grid, size=ours, mode="bicubic", align_corners=True)

@@ -1,4 +1,4 @@
-"""Pretrained weights: fetched by torchvision or timm, or read from a file, and put into a model without their head."""
+"""Pretrained weights: downloaded by torchvision or timm, or read from a file, and loaded without their head."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def is_wanted(component: Component) -> bool:
 
 
 def is_file(component: Component) -> bool:
-    """Tell whether they are to be read from a file."""
+    """Tell whether the weights come from a file."""
     return component.args.get("weights") not in (None, IMAGENET)
 
 
 def find(component: Component, model: nn.Module, *, image_size: ImageSize, channels: int, classes: int) -> Tensors:
-    """Return the weights that a component asks for, all but the head, position embeddings resized to the image.
+    """Return the weights of a component without the head, with position embeddings resized to the image.
 
     `model` is built from the component; it may be on the meta device, and is not changed.
 
     Raises:
-        CheckpointError: they cannot be fetched or read.
+        CheckpointError: the weights cannot be downloaded or read.
         BuildError: they do not fit the model.
     """
     path, wanted = f"{component.path}.weights", str(component.args["weights"])
@@ -71,11 +71,11 @@ def find(component: Component, model: nn.Module, *, image_size: ImageSize, chann
 def find_whole(
     component: Component, model: nn.Module, *, image_size: ImageSize, channels: int, classes: int
 ) -> Tensors:
-    """Return the weights that a component of timm asks for with their head, which must have as many classes.
+    """Return the weights of a timm component with their head, which must have the same number of classes.
 
     Raises:
-        CheckpointError: they cannot be fetched or read.
-        BuildError: they do not fit the model, or are of another number of classes.
+        CheckpointError: the weights cannot be downloaded or read.
+        BuildError: they do not fit the model, or have another number of classes.
     """
     path = f"{component.path}.weights"
     anatomy = _anatomy(path, model)
@@ -106,7 +106,7 @@ def _must_know(component: Component, known: int, classes: int) -> None:
 
 
 def size_note(component: Component, image_size: ImageSize) -> str | None:
-    """Return what is to be said where a file of this program was trained on images of another size, None elsewhere."""
+    """Return a note if a file of this program was trained on images of another size, None otherwise."""
     if not is_file(component):
         return None
     path, wanted = f"{component.path}.weights", str(component.args["weights"])
@@ -119,7 +119,7 @@ def size_note(component: Component, image_size: ImageSize) -> str | None:
 
 
 def used_file(component: Component, model: nn.Module) -> Path | None:
-    """Return the file that `find` read the weights of a component from, None where a library keeps it to itself."""
+    """Return the file that `find` read the weights from, None if it is unknown."""
     if not is_wanted(component):
         return None
     anatomy = _anatomy(f"{component.path}.weights", model)
@@ -133,9 +133,10 @@ def used_file(component: Component, model: nn.Module) -> Path | None:
 
 
 def normalisation(component: Component, model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation of each channel, in 0..1, by which the weights' own images were normalised.
+    """Return the mean and deviation per channel, in 0..1, that the weights' own images were normalised with.
 
-    A file that is not of this program does not tell; nearly all are trained with ImageNet's, or what timm notes.
+    Files of other programs do not store them; for those, use timm's values or ImageNet's, which nearly all are trained
+    with.
 
     Raises:
         CheckpointError: the weights cannot be read.
@@ -159,7 +160,7 @@ def _noted_normalisation(path: str, wanted: str) -> tuple[tuple[float, ...], tup
 
 
 def load_into(model: nn.Module, tensors: Tensors) -> None:
-    """Give a model the weights that `find` returned; its head keeps its fresh ones."""
+    """Load the weights that `find` returned into a model; its head keeps its initial ones."""
     model.load_state_dict(dict(tensors), strict=False)
 
 
@@ -178,17 +179,17 @@ def _torchvision_weights(anatomy: Anatomy) -> Any:
 
 
 def file_of(component: Component, model: nn.Module) -> str | None:
-    """Return the weights file of a model on this machine, None where the weights are a library's to bring.
+    """Return the weights file of a model on this machine, None if a library provides the weights.
 
     Raises:
-        BuildError: the model does not say where its head is.
-        UserError: a folder that the person names is not there.
+        BuildError: the model does not declare its head.
+        UserError: a folder that the user names does not exist.
     """
     return _file_of(component, _anatomy(f"{component.path}.weights", model))
 
 
 def _file_of(component: Component, anatomy: Anatomy) -> str | None:
-    """Return the weights file of a component on this machine, None where the weights are a library's to bring."""
+    """Return the weights file of a component on this machine, None if a library provides the weights."""
     wanted = str(component.args["weights"])
     if wanted != IMAGENET:
         return wanted
@@ -196,25 +197,25 @@ def _file_of(component: Component, anatomy: Anatomy) -> str | None:
         file = timm_hub.placed_file(timm_hub.settings_of(component))
     else:
         file = weights_files.placed(str(anatomy.twin), [file_name(_torchvision_weights(anatomy))])
-        # What torchvision fetched itself, it reads itself.
+        # torchvision reads its own downloads itself.
         file = None if file is not None and file.parent == weights_files.torch_cache() else file
     return None if file is None else str(file)
 
 
 def file_name(weights: Any) -> str:
-    """Return the name under which torchvision publishes weights."""
+    """Return the file name of published torchvision weights."""
     return str(weights.url.rpartition("/")[2])
 
 
 @lru_cache(maxsize=2)
 def _fetched(path: str, name: str, weights: Any, hub: str) -> Tensors:
-    # Other folders of torch's hold other files of the same name.
+    # `hub` is part of the cache key: other hub folders have other files of the same name.
     folder, file = Path(hub) / "checkpoints", file_name(weights)
     try:
         if not (folder / file).is_file():
             weights_files.must_answer(weights.url)
         state: Tensors = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    # Whatever a network, a hash or a damaged file can raise.
+    # Network, hash and file errors may be of any type.
     except Exception as error:
         raise CheckpointError(
             f"{path}: the pretrained weights of {name} cannot be fetched ({_reason(error)}); "
@@ -244,11 +245,11 @@ def _from_timm(
 def _adapted_by_timm(
     tensors: Tensors, anatomy: Anatomy, arguments: Mapping[str, Any], shape: Mapping[str, Any]
 ) -> Tensors:
-    """Return the tensors of a file as timm would load them: in its present names, for these channels and this size."""
+    """Return a file's tensors as timm would load them: in its current names, for these channels and this size."""
     from imgcls_search.models.timm import create
 
     body = {name: tensor for name, tensor in tensors.items() if not _is_head(name, anatomy)}
-    # A number of classes that no model has: timm then leaves the head out, whatever the file was trained for.
+    # No model has this number of classes, so timm leaves out the head of any file.
     overlay = {"state_dict": body, "num_classes": -1}
     try:
         with torch.device("cpu"), _loading_nothing() as loaded:
@@ -256,14 +257,14 @@ def _adapted_by_timm(
     except BuildError:
         raise
     except Exception:
-        # What timm makes of a file of another model; its own names show that it does not fit.
+        # timm fails on files of other models; the unchanged names then show the mismatch.
         return body
     return loaded[-1] if loaded else body
 
 
 @contextlib.contextmanager
 def _loading_nothing() -> Iterator[list[dict[str, Tensor]]]:
-    """Collect what models are given to load in place of loading it: timm leaves out in silence what does not fit."""
+    """Collect state dicts instead of loading them: timm silently drops what does not fit."""
     loaded: list[dict[str, Tensor]] = []
     original = nn.Module.load_state_dict
 
@@ -284,7 +285,7 @@ def _fetched_by_timm(component: Component, arguments: Mapping[str, Any], shape: 
     settings = timm_hub.settings_of(component)
     try:
         timm_hub.must_be_reachable(settings)
-        # timm's own loading adapts the first layer to the channels and resizes what depends on the image's size.
+        # timm's own loading adapts the first layer to the channels and resizes whatever depends on the image size.
         with torch.device("cpu"):
             model = create(**{**arguments, **shape}, pretrained=True)
     except BuildError:
@@ -303,7 +304,7 @@ def _is_head(name: str, anatomy: Anatomy) -> bool:
 
 
 def _must_fit(path: str, wanted: str, tensors: Tensors, model: nn.Module, anatomy: Anatomy) -> None:
-    # Older files do not count batches; only a moving average without a momentum would need it.
+    # Older files lack batch counters, which only matter for moving averages without a momentum.
     needed = {
         name: tensor
         for name, tensor in model.state_dict().items()

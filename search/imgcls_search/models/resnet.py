@@ -22,7 +22,7 @@ TWINS: dict[str, dict[str, Any]] = {
     "resnet101": {"block": "bottleneck", "depths": (3, 4, 23, 3), "width": 64, "stem": "large"},
     "resnet152": {"block": "bottleneck", "depths": (3, 8, 36, 3), "width": 64, "stem": "large"},
 }
-"""torchvision's models that these arguments make."""
+"""torchvision's models with these arguments."""
 
 
 def resnet(
@@ -73,7 +73,7 @@ def resnet(
     depths = tuple(depths or (2, 2, 2, 2))
     stem = choose_stem(stem, image_size, weights)
     twin = find_twin(TWINS, weights, channels, {"block": block, "depths": depths, "width": width, "stem": stem})
-    # A person who gives a depth did not write the list.
+    # Blame the argument that the user gave: the depth, or the list.
     _check_stages("depths" if depth is None else "depth", len(depths), image_size, stem)
     from torch import nn
 
@@ -130,7 +130,7 @@ def _stem(channels: int, width: int, stem: str) -> OrderedDict[str, nn.Module]:
 
 
 def _stage(block: str, inputs: int, planes: int, stride: int, rates: Sequence[float]) -> tuple[nn.Module, int]:
-    """Return the blocks, one for each rate of stochastic depth, and the number of their channels."""
+    """Return the blocks, one per stochastic depth rate, and their number of channels."""
     from torch import nn
     from torchvision.models.resnet import BasicBlock, Bottleneck
 

@@ -10,15 +10,15 @@ from torchvision.ops import StochasticDepth
 
 
 class DropPathBasicBlock(BasicBlock):  # type: ignore[misc]
-    """torchvision's basic block, whose branch is left out at random for single images of a batch."""
+    """torchvision's basic block, whose branch is dropped at random for single images of a batch."""
 
     def __init__(self, *args: Any, drop_path: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # It has no parameters, so that the names of a state dict stay torchvision's.
+        # It has no parameters, so that state dict names stay torchvision's.
         self.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Take and give feature maps."""
+        """Return the output feature maps."""
         identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
@@ -26,14 +26,14 @@ class DropPathBasicBlock(BasicBlock):  # type: ignore[misc]
 
 
 class DropPathBottleneck(Bottleneck):  # type: ignore[misc]
-    """torchvision's bottleneck block, whose branch is left out at random for single images of a batch."""
+    """torchvision's bottleneck block, whose branch is dropped at random for single images of a batch."""
 
     def __init__(self, *args: Any, drop_path: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Take and give feature maps."""
+        """Return the output feature maps."""
         identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))

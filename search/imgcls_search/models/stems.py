@@ -1,4 +1,4 @@
-"""The choice between a small and a large stem, and the mobile networks' way of leaving out early strides."""
+"""Small and large stems: the choice between them, and mobile networks without their early strides."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ PoolingStem = Annotated[
         "auto: small up to 64 pixels, but large with weights: imagenet"
     ),
 ]
-"""Of a ResNet and a DenseNet."""
+"""For ResNet and DenseNet."""
 
 MOBILE_SHRINK = {"small": 8, "large": 32}
-"""How many times smaller a mobile network makes its images: of its five strides of 2, a small stem keeps three."""
+"""Downsampling factor of a mobile network: a small stem keeps three of its five strides of 2."""
 
 
 def choose_stem(stem: Stem, image_size: ImageSize, weights: str | None) -> Literal["small", "large"]:
-    """Return what `auto` stands for: small up to 64 pixels; large above, and for weights trained with it.
+    """Resolve `auto`: small up to 64 pixels; large above, and for weights trained with it.
 
-    Of an oblong image the shorter side counts: it is the one that strides use up.
+    For oblong images the shorter side counts, because strides use it up first.
     """
     if stem != "auto":
         return stem
@@ -46,7 +46,7 @@ def choose_stem(stem: Stem, image_size: ImageSize, weights: str | None) -> Liter
 
 
 def check_mobile_size(image_size: ImageSize, stem: str) -> None:
-    """Refuse an image that the strides would make smaller than a pixel; padding would still give one, of zeros.
+    """Refuse an image that the strides would shrink below one pixel; padding would still yield one, of zeros.
 
     Raises:
         BuildError: the image is smaller than the stem allows.
@@ -61,13 +61,13 @@ def check_mobile_size(image_size: ImageSize, stem: str) -> None:
 
 
 def mobile_strides(strides: Sequence[int], stem: str) -> list[int]:
-    """Return the strides of the blocks behind the stem: a small one also leaves out the first stride of 2."""
+    """Return the strides of the blocks after the stem: a small stem also drops the first stride of 2."""
     left_out = strides.index(2) if stem == "small" else None
     return [1 if index == left_out else stride for index, stride in enumerate(strides)]
 
 
 def fit_mobile_stem(model: Any, channels: int, stem: str) -> nn.Module:
-    """Give a mobile network of torchvision, which has three channels and stride 2, the stem for these images."""
+    """Adapt the stem of a torchvision mobile network, which has three channels and stride 2, to these images."""
     from torch import nn
 
     if channels != 3 or stem == "small":

@@ -49,7 +49,7 @@ def timm(
         return with_anatomy(
             model, head=settings.classifier, stages=_stages(model, names, settings.classifier), twin=None
         )
-    # Some have several heads or none; they train, but their weights cannot be told from their head.
+    # Some models have several heads or none; they train, but their head cannot be excluded from weights.
     return model
 
 
@@ -63,16 +63,16 @@ def create(
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> nn.Module:
-    """Return timm's model of a name, with its pretrained weights on request.
+    """Return timm's model of a name, optionally with its pretrained weights.
 
-    `pretrained_cfg_overlay` says where timm finds them, instead of its own list.
+    `pretrained_cfg_overlay` overrides timm's own location of the weights.
 
     Raises:
         BuildError: timm refuses an argument.
     """
     import timm as library
 
-    # Models whose layers depend on the size of the image, as transformers, must be told it.
+    # Models whose layers depend on the image size, such as transformers, need it as an argument.
     size: dict[str, Any] = {"img_size": image_size} if _settings(name).fixed_input_size else {}
     try:
         model: nn.Module = library.create_model(
@@ -92,7 +92,7 @@ def create(
 
 
 def _must_keep_layers(name: str, model: nn.Module, shape: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    # timm loads what fits and leaves the rest at random.
+    # timm loads the tensors that fit and leaves the rest random.
     import torch
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Where timm's weights come from: a file on this machine, a hub, or the hub's cache."""
+"""Locations of timm's weights: a file on this machine, a hub, or the hub's cache."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from imgcls_search.models import weights_files
 
 
 def settings_of(component: Component) -> Any:
-    """Return what timm knows of the weights of a component."""
+    """Return timm's settings for the weights of a component."""
     import timm
 
     return timm.get_pretrained_cfg(component.args["name"])
 
 
 def file_names(settings: Any) -> list[str]:
-    """Return the names under which somebody may put timm's weights by hand."""
+    """Return the file names under which users may provide timm's weights."""
     names = [f"{settings.architecture}{f'.{settings.tag}' if settings.tag else ''}.safetensors"]
     return [*names, settings.url.rpartition("/")[2]] if settings.url else names
 
 
 def placed_file(settings: Any) -> Path | None:
-    """Return the file of timm's weights on this machine, None where there is none.
+    """Return the file of timm's weights on this machine, None if there is none.
 
     Raises:
-        UserError: a folder that the person names is not there.
+        UserError: a folder that the user names does not exist.
     """
     return weights_files.placed(settings.architecture, file_names(settings))
 
 
 def address(settings: Any) -> str:
-    """Return the address of timm's weights, to be fetched on another machine."""
+    """Return the URL of timm's weights, for a download on another machine."""
     if not settings.hf_hub_id:
         return str(settings.url)
     from huggingface_hub import hf_hub_url
@@ -42,7 +42,7 @@ def address(settings: Any) -> str:
 
 
 def must_be_reachable(settings: Any) -> None:
-    """Raise an OSError at once where there is no network; the hub's own client tries again for minutes."""
+    """Raise an OSError at once if there is no network; the hub's own client retries for minutes."""
     if not settings.hf_hub_id or cached_file(settings) is not None:
         return
     from huggingface_hub import constants
@@ -53,7 +53,7 @@ def must_be_reachable(settings: Any) -> None:
 
 
 def cached_file(settings: Any) -> Path | None:
-    """Return the file of timm's weights in the hub's cache, None where it is not there."""
+    """Return the file of timm's weights in the hub's cache, None if it is not there."""
     if not settings.hf_hub_id:
         return None
     from huggingface_hub import constants, try_to_load_from_cache

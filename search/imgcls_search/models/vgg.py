@@ -25,10 +25,10 @@ TWINS: dict[str, dict[str, Any]] = {
     for depth in (11, 13, 16, 19)
     for batch_norm in (False, True)
 }
-"""torchvision's models that these arguments make."""
+"""torchvision's models with these arguments."""
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""Convolutions of the five stages of each depth: the paper's columns A, B, D and E."""
+"""Convolutions per stage for each depth: the paper's columns A, B, D and E."""
 
 
 def vgg(
@@ -87,7 +87,7 @@ def vgg(
             "stem",
             f"'large' needs images of at least 32 pixels, got {shown(image_size)}; smallest sizes: small 1, large 32",
         )
-    # Pooling late keeps the detail of a small image for the first convolutions.
+    # Late pooling keeps the detail of a small image for the first convolutions.
     poolings = min(5, shorter(image_size).bit_length() - 1)
     side = 7 if stem == "large" else 1
     from torch import nn
@@ -109,8 +109,8 @@ def vgg(
             layers.append(nn.MaxPool2d(2))
         stages.append(names)
     stages.append(["classifier.0", "classifier.3"])
-    # Not torchvision's class: it makes 7 x 7 x 512 inputs and 4096 hidden features whatever the first layers are,
-    # 120 million parameters to be thrown away. Its names are kept, so that its weights fit.
+    # torchvision's class always makes 7 x 7 x 512 inputs and 4096 hidden features, 120 million parameters that would be
+    # thrown away. Its layer names are kept, so that its weights fit.
     model = nn.Sequential(
         OrderedDict(
             features=nn.Sequential(*layers),
@@ -132,8 +132,8 @@ def vgg(
 
 
 def _initialise(model: nn.Module, stem: str) -> None:
-    # As torchvision does. Its linear layers start at a deviation of 0.01, which lets signals through thousands of
-    # features; through the small stem's few hundred they would fade, and training would lose its first epochs.
+    # As in torchvision. Its linear layers start with a deviation of 0.01, which suits thousands of features; with the
+    # small stem's few hundred, signals would fade, and training would lose its first epochs.
     from torch import nn
 
     for module in model.modules():

@@ -20,7 +20,7 @@ TWINS: dict[str, dict[str, Any]] = {
     )
     for patch_size in (16, 32)
 }
-"""torchvision's models that these arguments make, at 224 pixels."""
+"""torchvision's models with these arguments, at 224 pixels."""
 
 
 def vit(
@@ -87,7 +87,7 @@ def vit(
         pooling=pooling,
     )
     if channels != 3:
-        # torchvision always embeds three channels; the same layer and the same initialisation for another count.
+        # torchvision always embeds three channels: replace the layer, with the same initialisation.
         embed = nn.Conv2d(channels, width, kernel_size=patch_size, stride=patch_size)
         nn.init.trunc_normal_(embed.weight, std=(1 / (channels * patch_size * patch_size)) ** 0.5)
         if embed.bias is not None:

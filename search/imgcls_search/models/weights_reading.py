@@ -1,4 +1,4 @@
-"""Weights files as people have them: formats, wrappings, and names of earlier versions."""
+"""Read weights files: formats, wrappers, and names of earlier versions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from imgcls_search.config import expand_path
 from imgcls_search.errors import CheckpointError, closest
 
 IMAGENET = "imagenet"
-"""The word for the weights that a library brings, in place of a file."""
+"""The value for weights that a library provides, instead of a file."""
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
-"""Under these keys training scripts save the weights beside other things."""
+"""Keys under which training scripts save the weights next to other data."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before the name of each tensor."""
+"""Prefixes that DataParallel, torch.compile and Lightning add to the name of each tensor."""
 
-# EfficientNet's first PyTorch version names its parts like this; timm like that.
+# Names in EfficientNet's first PyTorch version, and in timm.
 _OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
 _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_SQUEEZE}
@@ -41,10 +41,10 @@ Tensors = Mapping[str, Tensor]
 
 
 def tensors_of(path: str, wanted: str) -> Tensors:
-    """Return the tensors of a file, without what they are wrapped in; `path` is the setting that names it.
+    """Return the tensors of a file without wrappers; `path` is the setting that names the file.
 
     Raises:
-        CheckpointError: it cannot be read, or holds none.
+        CheckpointError: the file cannot be read, or contains none.
     """
     state = contents_of(path, wanted)
     while inner := next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None):
@@ -56,10 +56,10 @@ def tensors_of(path: str, wanted: str) -> Tensors:
 
 
 def contents_of(path: str, wanted: str) -> Mapping[str, Any]:
-    """Return all that a file holds; `path` is the setting that names it.
+    """Return the contents of a file; `path` is the setting that names it.
 
     Raises:
-        CheckpointError: it is not there, holds no weights, or is damaged.
+        CheckpointError: the file does not exist, contains no weights, or is damaged.
     """
     file = expand_path(wanted, path)
     if not file.is_file():
@@ -72,21 +72,21 @@ def contents_of(path: str, wanted: str) -> Mapping[str, Any]:
 
 
 def read_file(file: Path) -> Mapping[str, Any]:
-    """Return what a weights file holds, with no code of it run.
+    """Return the contents of a weights file, without running code from it.
 
     Raises:
-        CheckpointError: it holds no weights, or is damaged.
+        CheckpointError: it contains no weights, or is damaged.
     """
     try:
         archive.verify(file)
         state = _read_safetensors(file) if _is_safetensors(file) else None
         if state is None:
-            # Opened here: by some names torch would choose another format.
+            # Pass an open file: torch chooses another format for some names.
             with file.open("rb") as opened:
                 state = torch.load(opened, map_location="cpu", weights_only=True)
     except archive.DamagedError as error:
         raise CheckpointError(f"{file}: not a weights file, or damaged ({error})") from error
-    # torch answers a damaged file with half a dozen unrelated exceptions.
+    # torch raises half a dozen unrelated exceptions for damaged files.
     except Exception as error:
         raise CheckpointError(f"{file}: not a weights file, or damaged ({type(error).__name__})") from error
     if not isinstance(state, Mapping):
@@ -95,7 +95,7 @@ def read_file(file: Path) -> Mapping[str, Any]:
 
 
 def _is_safetensors(file: Path) -> bool:
-    # By its contents: a file that was put in another's place may have that one's name.
+    # Decided by contents: a file that replaces another may keep its name.
     with file.open("rb") as opened:
         head = opened.read(9)
     return head[8:9] == b"{" and not head.startswith(b"PK")
@@ -108,8 +108,8 @@ def _read_safetensors(file: Path) -> Mapping[str, Any]:
 
 
 def without_wrapping_prefix(tensors: Tensors, model: nn.Module) -> Tensors:
-    """Return the tensors without what DataParallel, torch.compile and Lightning put before each name."""
-    # Not where the model's own names begin so.
+    """Remove the prefixes that DataParallel, torch.compile and Lightning add to each name."""
+    # Keep prefixes that the model's own names have.
     prefixes = [prefix for prefix in PREFIXES if not any(name.startswith(prefix) for name in model.state_dict())]
     while prefix := next((each for each in prefixes if all(name.startswith(each) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -117,9 +117,9 @@ def without_wrapping_prefix(tensors: Tensors, model: nn.Module) -> Tensors:
 
 
 def in_timms_names(tensors: Tensors, model: nn.Module) -> Tensors:
-    """Return the tensors of an EfficientNet in the names of its first PyTorch version under those that timm gives them.
+    """Rename the tensors of EfficientNet's first PyTorch version to timm's names.
 
-    There the blocks are counted through, here within stages; what a name stands for depends on whether a block expands.
+    Its blocks are numbered consecutively, timm's within stages; some names depend on whether a block expands.
     """
     if "_conv_stem.weight" not in tensors or "_blocks.0._depthwise_conv.weight" not in tensors:
         return tensors
@@ -141,12 +141,12 @@ def in_timms_names(tensors: Tensors, model: nn.Module) -> Tensors:
 
 
 def modernised(state: Tensors) -> Tensors:
-    """Return tensors by torchvision's present names."""
+    """Return tensors under torchvision's current names."""
     return {_modern(name): tensor for name, tensor in state.items()}
 
 
 def _modern(name: str) -> str:
-    # The files of DenseNet are older than its layers' names: denselayer1.norm.1.weight is denselayer1.norm1.weight now.
+    # DenseNet's files predate its current layer names: denselayer1.norm.1.weight is now denselayer1.norm1.weight.
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
 
 

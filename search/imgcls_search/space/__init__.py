@@ -1,6 +1,6 @@
 """The space language: parameters, parsing with positions, sampling, and writing a configuration back.
 
-Nothing here knows a model or an optimizer by name: what a file may say is the `Catalog` that `parse` is given.
+This package knows no model or optimizer by name: the `Catalog` passed to `parse` defines what a file may contain.
 """
 
 from imgcls_search.space.comparison import MISSING, Difference, differences

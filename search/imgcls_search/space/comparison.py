@@ -1,4 +1,4 @@
-"""What changed between two documents of a space, key by key."""
+"""Compare two documents of a space, key by key."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class _Missing:
 
 
 MISSING = _Missing()
-"""Stands for a key that one of the documents does not have."""
+"""Marks a key that one of the documents lacks."""
 
 _KINDS = ("choice", "int", "float")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One key that is not the same in two documents."""
+    """A key that differs between two documents."""
 
     path: str
     old: Any
-    """The value, a range as `{"int": [2, 6]}`, or MISSING."""
+    """The value, or a range as `{"int": [2, 6]}`, or MISSING."""
 
     new: Any
 
@@ -35,13 +35,13 @@ class Difference:
         return f"{self.path}: was {_show(self.old)}, is now {_show(self.new)}"
 
     def side_by_side(self) -> str:
-        """Return it in words for two documents of which neither is the later one."""
+        """Return the difference in words for two documents without an order in time."""
         first, second = ("absent" if value is MISSING else json.dumps(value) for value in (self.old, self.new))
         return f"{self.path}: {first} / {second}"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """Return what changed, in the order of the old document, what is new last."""
+    """Return the differences in the order of the old document; new keys come last."""
     return _differences(old, new, "")
 
 
@@ -56,7 +56,7 @@ def _differences(old: Any, new: Any, path: str) -> list[Difference]:
 
 
 def _has_keys(node: Any) -> bool:
-    """Tell whether a node is a mapping of keys; a range or a choice is one value, though written as a mapping."""
+    """Tell whether a node is a mapping of keys; ranges and choices are mappings too, but count as one value."""
     return isinstance(node, Mapping) and not any(isinstance(node.get(kind), list | tuple) for kind in _KINDS)
 
 

@@ -1,4 +1,4 @@
-"""One argument of a builder, read from the file: a given value, a choice or a range."""
+"""Read one argument of a builder from the file: a fixed value, a choice or a range."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ FORMS = "{choice: [a, b]}, {int: [low, high]} or {float: [low, high]}"
 
 @dataclass(frozen=True, kw_only=True)
 class At:
-    """Where the reader stands."""
+    """The reader's position in the file."""
 
     position: Position
-    """Of the key; problems of a value have the value's own position."""
+    """Position of the key; a problem in a value has the value's position."""
 
     path: str
     fixed: bool = False
-    """True under what is given, not searched."""
+    """True inside settings that cannot be searched."""
 
     def below(self, key: str, position: Position | None = None, *, fixed: bool = False) -> At:
-        """Return where a key below stands."""
+        """Return the position of a key below this one."""
         return At(position=position or self.position, path=join(self.path, key), fixed=self.fixed or fixed)
 
 
 class _WrongError(Exception):
-    """What is wrong with the argument being read; nothing more is read of it."""
+    """The problems of an argument; reading it stops there."""
 
     def __init__(self, *problems: tuple[Node, str]) -> None:
         super().__init__(*problems)
@@ -50,9 +50,9 @@ def _wrong(node: Node, message: str) -> _WrongError:
 
 
 def read_leaf(leaf: Leaf, node: Node | None, at: At, report: Report) -> Fixed | Searched:
-    """Return what the file says of one argument, or its default where it says nothing.
+    """Return the value or range of one argument in the file, or its default if the file has none.
 
-    After a problem the default is returned, so that the reader can go on.
+    After a problem, return the default, so that reading can continue.
     """
     default = Fixed(value=None if leaf.default is REQUIRED else _normal(leaf, cast(Value, leaf.default)))
     if node is None:
@@ -82,7 +82,7 @@ def _read(leaf: Leaf, node: Node, fixed: bool) -> Fixed | Searched:
 
 
 def _is_by_name(leaf: Leaf, node: MapNode) -> bool:
-    """Tell whether a mapping is numbers by name: `{choice: 2}` is of a class `choice`, `{choice: [2]}` is searched."""
+    """Tell whether a mapping is numbers by name: `{choice: 2}` is for a class `choice`, `{choice: [2]}` is searched."""
     return leaf.names > 0 and not any(isinstance(node.values.get(kind), ListNode) for kind in KINDS)
 
 
@@ -102,7 +102,7 @@ def _choice(leaf: Leaf, node: MapNode) -> Choice:
         except _WrongError as error:
             wrong += error.problems
             continue
-        # Optuna takes 1, 1.0 and true for the same value, so here they may not stand side by side.
+        # Optuna treats 1, 1.0 and true as equal, so a choice may not contain two of them.
         if canonical(option) in seen:
             wrong.append((item, f"{show(option)} is twice in the choice; Optuna needs different values"))
         options.append(option)
@@ -226,7 +226,7 @@ def _checked(leaf: Leaf, node: Node) -> Value:
 
 
 def _by_name(leaf: Leaf, node: Node, depth: int, above: str = "") -> Mapping[str, Value]:
-    """Return numbers by name, with everything that is wrong in them reported at its position."""
+    """Return numbers by name; report every problem in them at its position."""
     if not isinstance(node, MapNode) or not node.values:
         got = "an empty mapping" if isinstance(node, MapNode) else _written(node)
         raise _wrong(node, f"{above and above + ': '}{got} is not allowed; allowed: {leaf.describe()}")
@@ -260,7 +260,7 @@ def _value(node: Node) -> Value:
 
 
 def _is_misread(leaf: Leaf, node: ScalarNode) -> bool:
-    """Tell whether a word without quotes stands where a name was expected, and YAML made something else of it."""
+    """Tell whether an unquoted word in place of a name was read by YAML as something else."""
     if isinstance(node.value, str):
         return False
     if any(node.text == literal for literal in leaf.literals):
@@ -272,9 +272,9 @@ def _is_misread(leaf: Leaf, node: ScalarNode) -> bool:
 
 
 def _normal(leaf: Leaf, value: Value) -> Value:
-    """Return a value with whole numbers as floats where the builder takes floats only: 1 and 1.0 are one value.
+    """Return a value with whole numbers as floats if the builder takes only floats: 1 and 1.0 are one value.
 
-    A duration such as `90m` becomes its seconds.
+    Durations such as `90m` become seconds.
     """
     if isinstance(value, tuple):
         return tuple(_normal(replace(leaf, types=leaf.items), item) for item in value)

@@ -1,4 +1,4 @@
-"""What each family of networks takes, told from the catalog for people and scripts."""
+"""The arguments of each model family, from the catalog, for users and scripts."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from imgcls_search.space.problems import plain, printable
 
 
 class Argument(TypedDict):
-    """What a builder takes under a name."""
+    """A named argument of a builder."""
 
     name: str
     allowed: str
     required: bool
     default: Any
     search: str | None
-    """A range that makes sense, None where none is named."""
+    """A recommended search range, None if there is none."""
 
     doc: str
 
 
 class OtherArguments(TypedDict):
-    """What further arguments of any name may be."""
+    """Further arguments with any name."""
 
     allowed: str
     doc: str
 
 
 class Family(TypedDict):
-    """What a family takes, as plain JSON."""
+    """A family and its arguments, as plain JSON."""
 
     name: str
     doc: str
@@ -39,12 +39,12 @@ class Family(TypedDict):
 
 
 def families(catalog: Catalog) -> dict[str, str]:
-    """Return the families with one sentence about each."""
+    """Return the families, each with a one-sentence description."""
     return {name: fields.doc for name, fields in _families(catalog).items()}
 
 
 def family(catalog: Catalog, name: str) -> Family:
-    """Return what a family takes.
+    """Return the arguments of a family.
 
     Raises:
         UserError: there is no such family.

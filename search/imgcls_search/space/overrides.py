@@ -1,4 +1,4 @@
-"""What the command line changes in a file before it is read: `--set path=value` and `--data folder:photos`."""
+"""Apply command line changes to a file before it is read: `--set path=value` and `--data folder:photos`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from imgcls_search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, S
 def with_data(
     root: MapNode, data: str, known: Leaf | OneOf | Fields, report: Report, *, section: str = "data"
 ) -> MapNode:
-    """Return the file with other images in a section: `digits`, `folder:photos` or `torchvision:STL10:sets`.
+    """Return the file with another data set in a section: `digits`, `folder:photos` or `torchvision:STL10:sets`.
 
-    What a data set requires comes first, then its root; values are taken literally. A data set of the kind that the
-    file has keeps the file's other arguments, as the shares of its splits.
+    Required arguments of the data set come first, then its root; values are taken literally. If the file has a data set
+    of the same kind, its other arguments stay, such as the split shares.
     """
     position = Position(origin=f"--{section} {printable(data)}")
     name, colon, location = data.partition(":")
@@ -39,7 +39,7 @@ def with_data(
 
 
 def _arguments_of(data: Node | None, name: str) -> MapNode:
-    """Return what a file says of a data set, nothing where its data is of another kind."""
+    """Return the arguments of a data set in the file; empty if the file has another kind of data."""
     found = data.values.get(name) if isinstance(data, MapNode) and len(data.values) == 1 else None
     return found if isinstance(found, MapNode) else MapNode(position=Position())
 
@@ -49,7 +49,7 @@ def _required(option: Fields) -> list[str]:
 
 
 def with_value(root: MapNode, path: str, text: str, report: Report) -> MapNode:
-    """Return the file with one value replaced; mappings on the way to it are made where there are none."""
+    """Return the file with one value replaced; missing mappings on the path are created."""
     position = Position(origin=f"--set {printable(path)}={printable(text)}")
     parts = _parts(path)
     shown = printable(path)
@@ -69,9 +69,9 @@ def with_value(root: MapNode, path: str, text: str, report: Report) -> MapNode:
 
 
 def _parts(path: str) -> list[str]:
-    """Return the keys of a path; a metric's name is one key, dots and all: `limits.sensitivity@0.95:tumor.at_least`.
+    """Return the keys of a path; a metric's name is one key, even with dots: `limits.sensitivity@0.95:tumor.at_least`.
 
-    So is the name of a class that has a weight.
+    The name of a class in `class_weights` is one key too.
     """
     weights, marker, name = path.partition(".class_weights.")
     if marker:
@@ -85,7 +85,7 @@ def _parts(path: str) -> list[str]:
 
 
 class _BlockedError(Exception):
-    """Something on the way of a path that is no mapping."""
+    """A node along a path is not a mapping."""
 
     def __init__(self, path: str, kind: str) -> None:
         super().__init__(path)
@@ -94,10 +94,10 @@ class _BlockedError(Exception):
 
 
 def refuse_unreadable(path: str, text: str) -> None:
-    """Refuse a value of `--set` that YAML cannot read.
+    """Refuse a `--set` value that YAML cannot read.
 
     Raises:
-        SpaceError: it cannot.
+        SpaceError: the value cannot be read.
     """
     origin = f"--set {printable(path)}={printable(text)}"
     report = Report(origin)
@@ -106,7 +106,7 @@ def refuse_unreadable(path: str, text: str) -> None:
 
 
 def plain_value(text: str) -> Value:
-    """Return what a value of `--set` means, as plain values; it has been read without a problem before."""
+    """Return a `--set` value as plain values; it must have been read without problems before."""
     node = read(text, Report(""))
     assert node is not None
     return value_of(node)

@@ -1,6 +1,6 @@
-"""The leaves of a space: a value that is given, or one of three kinds that are searched.
+"""The leaves of a space: fixed values, and the three kinds of searched values.
 
-A node does not know its path but gets it, so that one name serves YAML, Optuna and the configuration.
+A node does not store its path but receives it, so that YAML, Optuna and the configuration share one name.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from imgcls_search.config import Scalar, Value
 from imgcls_search.space.problems import canonical, plain, show
 
 When = tuple[tuple[str, str], ...]
-"""The branches that must have been chosen, for example `(("model", "vit"),)`."""
+"""The branches that must be chosen, for example `(("model", "vit"),)`."""
 
 MAX_STEPS = 2**53
-"""Optuna keeps parameters as floats, which cannot tell whole numbers beyond this apart."""
+"""Optuna stores parameters as floats, which cannot represent all whole numbers beyond this."""
 
 
 class Suggests(Protocol):
-    """What a space is sampled with: Optuna's `Trial`, its `FixedTrial`, or anything that answers like them."""
+    """The interface for sampling a space: Optuna's `Trial`, its `FixedTrial`, or anything compatible."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
         """Return one of the choices."""
@@ -39,22 +39,22 @@ class Suggests(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One thing that a search may vary."""
+    """One searched setting."""
 
     path: str
     kind: Literal["choice", "int", "float"]
     choices: tuple[Scalar, ...] = ()
-    """What Optuna sees: lists stand here as strings such as `[1, 1, 1]`."""
+    """The choices in Optuna: lists become strings such as `[1, 1, 1]`."""
 
     low: float | None = None
     high: float | None = None
     log: bool = False
     step: float | None = None
     when: When = ()
-    """The branches under which it exists; empty where it always does."""
+    """The branches that must be chosen for it to exist; empty if it always does."""
 
     num_values: int | None
-    """None where it is continuous."""
+    """None if it is continuous."""
 
     domain: str
     """In words, for example `int 2..6` or `one of [1, 1, 1], [2, 2, 2]`."""
@@ -62,12 +62,12 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
-    """A value that is given."""
+    """A fixed value."""
 
     value: Value
 
     def sample(self, path: str, trial: Suggests) -> Value:
-        """Return the value; the trial is not asked."""
+        """Return the value without asking the trial."""
         return self.value
 
     def num_combinations(self) -> int | None:
@@ -75,7 +75,7 @@ class Fixed:
         return 1
 
     def combinations(self, path: str) -> Iterator[dict[str, Scalar]]:
-        """Yield no parameters, once."""
+        """Yield an empty set of parameters, once."""
         yield {}
 
     def document(self) -> Any:
@@ -84,37 +84,37 @@ class Fixed:
 
 
 class Searched(ABC):
-    """A leaf that is searched; each kind says what it suggests, contains and means."""
+    """A searched leaf; subclasses define suggestions, membership and decoding."""
 
     @abstractmethod
     def suggest(self, path: str, trial: Suggests) -> Scalar:
-        """Return what the trial suggests, as the study records it."""
+        """Return the trial's suggestion, as the study records it."""
 
     @abstractmethod
     def contains(self, value: Any) -> bool:
-        """Tell whether a recorded value belongs here."""
+        """Tell whether a recorded value belongs to the domain."""
 
     @abstractmethod
     def decode(self, value: Any) -> Value:
-        """Return what a recorded value means in a configuration."""
+        """Return the configuration value of a recorded value."""
 
     @abstractmethod
     def values(self) -> Iterator[Scalar]:
-        """Yield every value as the study records it; ValueError where they cannot be counted."""
+        """Yield every value as the study records it; raise ValueError if there are infinitely many."""
 
     @abstractmethod
     def parameter(self, path: str, when: When = ()) -> Parameter:
-        """Return what is searched here."""
+        """Return the parameter of this leaf."""
 
     @abstractmethod
     def document(self) -> Any:
-        """Return the leaf as it stands in a file, as plain JSON."""
+        """Return the leaf as in a file, as plain JSON."""
 
     def sample(self, path: str, trial: Suggests) -> Value:
         """Return the value that the trial suggests.
 
         Raises:
-            ValueError: the trial gave what does not belong here.
+            ValueError: the suggestion is outside the domain.
         """
         value = self.suggest(path, trial)
         if not self.contains(value):
@@ -122,7 +122,7 @@ class Searched(ABC):
         return self.decode(value)
 
     def num_combinations(self) -> int | None:
-        """Return how many values there are, None where they cannot be counted."""
+        """Return the number of values, None if infinite."""
         return self.parameter("").num_values
 
     def combinations(self, path: str) -> Iterator[dict[str, Scalar]]:
@@ -137,7 +137,7 @@ class Choice(Searched):
     options: tuple[Value, ...]
 
     def suggest(self, path: str, trial: Suggests) -> Scalar:
-        """Return one of the options, a list as its string."""
+        """Return one of the options; a list as a string."""
         chosen: Scalar = trial.suggest_categorical(path, tuple(self.values()))
         return chosen
 
@@ -146,7 +146,7 @@ class Choice(Searched):
         return any(same(value, option) for option in self.values())
 
     def decode(self, value: Any) -> Value:
-        """Return the option that a recorded value stands for."""
+        """Return the option of a recorded value."""
         return next(option for option in self.options if same(canonical(option), value))
 
     def values(self) -> Iterator[Scalar]:
@@ -154,7 +154,7 @@ class Choice(Searched):
         return (canonical(option) for option in self.options)
 
     def parameter(self, path: str, when: When = ()) -> Parameter:
-        """Return what is searched here."""
+        """Return the parameter of this leaf."""
         choices = tuple(self.values())
         return Parameter(
             path=path, kind="choice", choices=choices, when=when, num_values=len(choices), domain=one_of(choices)
@@ -174,7 +174,7 @@ class Int(Searched):
     step: int = 1
     log: bool = False
     as_float: bool = False
-    """True where the builder takes floats only: a configuration says 2.0 then, as it would for a given 2."""
+    """True if the builder takes floats only: a configuration then has 2.0, as it does for a fixed 2."""
 
     def suggest(self, path: str, trial: Suggests) -> Scalar:
         """Return a whole number."""
@@ -194,7 +194,7 @@ class Int(Searched):
         return iter(range(self.low, self.high + 1, self.step))
 
     def parameter(self, path: str, when: When = ()) -> Parameter:
-        """Return what is searched here."""
+        """Return the parameter of this leaf."""
         return Parameter(
             path=path,
             kind="int",
@@ -208,7 +208,7 @@ class Int(Searched):
         )
 
     def document(self) -> Any:
-        """Return `{"int": [low, high]}`, with `step` or `log` where it is not the default."""
+        """Return `{"int": [low, high]}`, with `step` or `log` if they differ from the default."""
         return _described("int", self.low, self.high, self.step if self.step > 1 else None, self.log)
 
 
@@ -234,9 +234,9 @@ class Float(Searched):
         return inside and (self.step is None or abs(value - self._on_step(value)) <= hair)
 
     def decode(self, value: Any) -> Value:
-        """Return the number inside the range, on its step exactly: equal values have equal digests."""
+        """Return the number clipped to the range, or exactly on its step: equal values have equal digests."""
         if self.step is None:
-            return min(max(float(value), self.low), self.high) + 0.0  # no -0.0, whose digest is another
+            return min(max(float(value), self.low), self.high) + 0.0  # no -0.0, whose digest differs
         return self._on_step(value)
 
     def values(self) -> Iterator[Scalar]:
@@ -251,7 +251,7 @@ class Float(Searched):
         return (self._at(index) for index in range(num_values))
 
     def parameter(self, path: str, when: When = ()) -> Parameter:
-        """Return what is searched here."""
+        """Return the parameter of this leaf."""
         return Parameter(
             path=path,
             kind="float",
@@ -265,16 +265,16 @@ class Float(Searched):
         )
 
     def document(self) -> Any:
-        """Return `{"float": [low, high]}`, with `step` or `log` where there is one."""
+        """Return `{"float": [low, high]}`, with `step` or `log` if set."""
         return _described("float", self.low, self.high, self.step, self.log)
 
     def _hair(self) -> float:
         largest = max(abs(self.low), abs(self.high))
         if self.step is None:
-            # exp(log(low)) may fall short of low by a hair, and Optuna cuts such values off only above.
+            # exp(log(low)) may be slightly below low, and Optuna clips only at the high end.
             return 1e-12 * largest
-        # Samplers add up steps in floating point: 0.1 + 2 * 0.1 stands for a high of 0.3. Where a step is small beside
-        # the numbers themselves, their own rounding is most of it.
+        # Samplers add up steps in floating point: 0.1 + 2 * 0.1 must count as a high of 0.3. For steps that are small
+        # relative to the numbers, the rounding of the numbers dominates.
         return max(1e-8 * self.step, 8 * math.ulp(largest))
 
     def _on_step(self, value: float) -> float:
@@ -290,17 +290,17 @@ class Float(Searched):
 
 
 def exact(number: float) -> Fraction:
-    """Return a number as it is written, so that 0.3 is three times 0.1."""
+    """Return the decimal value of a number as written, so that 0.3 is three times 0.1."""
     return Fraction(str(number))
 
 
 def finest_step(low: float, high: float) -> float:
-    """Return the smallest step whose values a float tells apart, rounding in a sampler included."""
+    """Return the smallest step whose values floats can distinguish, with rounding in samplers."""
     return 64 * math.ulp(max(abs(low), abs(high)))
 
 
 def same(value: Any, other: Any) -> bool:
-    """Tell whether two values are equal to a person: 1 is 1.0, but `true` is not 1."""
+    """Tell whether two values are equal to a user: 1 equals 1.0, but not `true`."""
     if isinstance(value, tuple) and isinstance(other, tuple):
         return len(value) == len(other) and all(same(*pair) for pair in zip(value, other, strict=True))
     if isinstance(value, Mapping) and isinstance(other, Mapping):

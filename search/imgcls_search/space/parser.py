@@ -1,4 +1,4 @@
-"""From a YAML text and a catalog to a space, with every problem of the file reported at once."""
+"""Parse YAML text into a space according to a catalog, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def read_space(
     data: str | None = None,
     unlabeled: str | None = None,
 ) -> Space:
-    """Read a space from a file, or the shipped space of this name where no such file exists.
+    """Read a space from a file, or the shipped space of this name if the file does not exist.
 
     Raises:
-        SpaceError: the file cannot be read, or what it says has problems.
+        SpaceError: the file cannot be read, or its contents have problems.
     """
     return parse(
         _text(shipped.find(path)), catalog, source=str(path), overrides=overrides, data=data, unlabeled=unlabeled
@@ -49,10 +49,10 @@ def parse(
     data: str | None = None,
     unlabeled: str | None = None,
 ) -> Space:
-    """Return the space that a text describes, after what `--data`, `--unlabeled` and `--set` change in it.
+    """Return the space in a text, after the changes of `--data`, `--unlabeled` and `--set`.
 
     Raises:
-        SpaceError: what it says has problems; all of them are named.
+        SpaceError: the contents have problems; it lists all of them.
     """
     report = Report(source)
     return _changed(_root(text, report), catalog, report, overrides, data, unlabeled)
@@ -67,10 +67,10 @@ def parse_values(
     data: str | None = None,
     unlabeled: str | None = None,
 ) -> Space:
-    """Return the space that nested mappings of plain values describe, as `parse` does for a text.
+    """Return the space in nested mappings of plain values, as `parse` does for a text.
 
     Raises:
-        SpaceError: what they say has problems; all of them are named.
+        SpaceError: the values have problems; it lists all of them.
     """
     report = Report(source)
     root = node_of(values, report)
@@ -157,10 +157,10 @@ def _space(root: MapNode, catalog: Catalog, report: Report) -> Space:
 
 
 def _for_its_data(root: MapNode, catalog: Catalog) -> Catalog:
-    """Return the catalog with the defaults for the data that a file names."""
+    """Return the catalog with the defaults for the data set in a file."""
     if catalog.of_data is None or "data" not in catalog.config.fields:
         return catalog
-    # What is wrong with it is reported where all is read.
+    # Problems of the data section are reported when the whole file is read.
     only = Fields(fields={"data": catalog.config.fields["data"]})
     given = MapNode(
         position=root.position,
@@ -175,7 +175,7 @@ def _for_its_data(root: MapNode, catalog: Catalog) -> Catalog:
 def _places(node: MapNode, path: str, source: str) -> Iterator[tuple[str, str]]:
     for key, position in node.keys.items():
         below = join(path, key)
-        # What came from the command line has no line; it says so itself.
+        # Command line values have no line; their origin describes them.
         place = f"{source}:{position.line}:{position.column}" if position.line else source
         yield below, position.origin or place
         value = node.values[key]

@@ -1,4 +1,4 @@
-"""Collecting what is wrong with a space: each problem with its position, all raised together at the end."""
+"""Collect the problems of a space with their positions, and raise them all together at the end."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _LONGEST = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a key or a value was written: in the file, or on the command line."""
+    """The position of a key or a value in the file or on the command line."""
 
     line: int = 0
-    """Counted from 1; 0 where it is not in the file."""
+    """Counted from 1; 0 outside the file."""
 
     column: int = 0
     origin: str = ""
-    """The words of the command line, for example `--set study.trials=3`; empty for the file."""
+    """The command line option, for example `--set study.trials=3`; empty for the file."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class PlacedProblem(Problem):
-    """One thing wrong at one position in the file or of the command line."""
+    """A problem at a position in the file or on the command line."""
 
     origin: str = ""
-    """Named instead of the file, for example `--set study.trials=3`; empty for the file."""
+    """Shown instead of the file, for example `--set study.trials=3`; empty for the file."""
 
     def render(self, source: str) -> str:
         """Return `source:line:column: path: message`, or `--set path=value: path: message`."""
@@ -46,7 +46,7 @@ class Report:
         self._sections: set[str] = set()
 
     def add(self, position: Position, path: str, message: str) -> None:
-        """Note one problem and go on."""
+        """Record a problem and continue."""
         problem = PlacedProblem(
             line=position.line, column=position.column, origin=position.origin, path=path, message=message
         )
@@ -58,30 +58,30 @@ class Report:
         return _section(path) in self._sections
 
     def raise_any(self) -> None:
-        """Raise everything found as one error.
+        """Raise all problems as one error.
 
         Raises:
-            SpaceError: at least one problem was found.
+            SpaceError: there is at least one problem.
         """
         if self._problems:
             raise SpaceError(self.source, self._problems)
 
 
 def join(path: str, key: str) -> str:
-    """Return the path of a key under a path, on one short line whatever the key holds."""
+    """Return the path of a key below a path, as one short line for any key."""
     key = printable(key) or "''"
     return f"{path}.{key}" if path else key
 
 
 def printable(text: str) -> str:
-    """Return text as it is, or quoted and cut where it would not stay on one short line."""
+    """Return text unchanged, or quoted and truncated if it would not fit on one short line."""
     if text.isprintable() and len(text) <= _LONGEST:
         return text
     return _cut(repr(text))
 
 
 def show(value: Any) -> str:
-    """Return a value as a person would write it in the file, cut where it is long."""
+    """Return a value in file syntax, truncated if it is long."""
     match value:
         case None:
             return "null"
@@ -96,22 +96,22 @@ def show(value: Any) -> str:
 
 
 def canonical(value: Value) -> Scalar:
-    """Return the string that stands in the study for a list, `[1, 1, 1]`, or numbers by name; a scalar as it is."""
+    """Return a list, `[1, 1, 1]`, or numbers by name as the string in the study; scalars unchanged."""
     if isinstance(value, Mapping):
-        # Sorted, as their order means nothing.
+        # Sorted, because their order has no meaning.
         return json.dumps(plain(value), ensure_ascii=False, sort_keys=True)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else value
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: lists for tuples, dictionaries for mappings."""
+    """Return a value as in JSON: lists for tuples, dictionaries for mappings."""
     if isinstance(value, Mapping):
         return {name: plain(below) for name, below in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Return the sentence for a key that the catalog does not know."""
+    """Return the message for a key that is not in the catalog."""
     names = list(known)
     return f"unknown key; allowed: {', '.join(names) or 'nothing'}{closest(key, names)}"
 

@@ -1,4 +1,4 @@
-"""Every setting of the space language with its type, range, default and meaning, read from the builders' signatures."""
+"""Every setting of the space language with type, range, default and meaning, from the builders' signatures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgcls_search.space.problems import join, plain, printable
 from imgcls_search.space.study_section import DIRECTIONS, SIDES, limit_fields, study_fields
 
 ANY = "*"
-"""Stands in a path for any further name that a builder passes on."""
+"""Placeholder in a path for any further name that a builder passes on."""
 
 
 class Setting(TypedDict):
@@ -20,22 +20,22 @@ class Setting(TypedDict):
 
     path: str
     kind: Literal["value", "choice", "option", "metric"]
-    """A value; a section that is one of several options; such an option; a metric as an objective or a limit."""
+    """A value; a section with several options; one such option; a metric as an objective or a limit."""
 
     allowed: str
     required: bool
     default: Any
     search: str | None
-    """A range worth searching; None where none is named."""
+    """A recommended search range, None if there is none."""
 
     searchable: bool
-    """False for a setting that takes one value and cannot be searched."""
+    """False for settings that cannot be searched."""
 
     doc: str
 
 
 def settings(catalog: Catalog, section: str | None = None) -> list[Setting]:
-    """Return all settings in the order of a file, or those at and below one path such as `training` or `model.vit`.
+    """Return all settings in file order, or those at and below a path such as `training` or `model.vit`.
 
     Raises:
         UserError: no setting has this path.
@@ -52,12 +52,12 @@ def settings(catalog: Catalog, section: str | None = None) -> list[Setting]:
 
 
 def sections(found: Sequence[Setting]) -> list[str]:
-    """Return the first words of the paths, each once."""
+    """Return the first parts of the paths, each once."""
     return list(dict.fromkeys(one["path"].partition(".")[0] for one in found))
 
 
 def in_one_line(setting: Setting) -> str:
-    """Return what is allowed and the default in one line: `int >= 1; default: 4; worth searching: {int: [2, 8]}`."""
+    """Return allowed values and the default in one line: `int >= 1; default: 4; worth searching: {int: [2, 8]}`."""
     if setting["kind"] in ("option", "metric"):
         return setting["allowed"]
     search = f"; worth searching: {setting['search']}" if setting["search"] else ""
@@ -65,7 +65,7 @@ def in_one_line(setting: Setting) -> str:
 
 
 def default(setting: Setting) -> str:
-    """Return the default in words; empty for what has none of its own."""
+    """Return the default in words; empty for options and metrics."""
     if setting["kind"] in ("option", "metric"):
         return ""
     return "required" if setting["required"] else f"default: {json.dumps(setting['default'])}"
@@ -101,7 +101,7 @@ def _of_classes(catalog: Catalog) -> dict[str, str]:
 
 
 def _below(fields: Fields, path: str, *, searchable: bool) -> Iterator[Setting]:
-    """Yield the settings of a section, those of its components included."""
+    """Yield the settings of a section, including those of its components."""
     others = {} if fields.others is None else {ANY: fields.others}
     for key, entry in {**fields.fields, **others}.items():
         yield from _entry(entry, join(path, key), searchable=searchable)

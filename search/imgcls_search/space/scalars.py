@@ -1,4 +1,4 @@
-"""What a plain scalar means: the core schema of YAML 1.2, plus `500_000` and the switches of YAML 1.1."""
+"""Resolve plain scalars: YAML 1.2's core schema, plus `500_000` and the booleans of YAML 1.1."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FLOAT = re.compile(rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE]
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 _WIDEST = 2**63
-"""Whole numbers beyond it become floats: no argument needs them, and Python refuses to print the very long ones."""
+"""Larger whole numbers become floats: no argument needs them, and Python refuses to print very long ones."""
 
 
 def resolve(text: str) -> Scalar:
-    """Return the value of a scalar written without quotes; dates, `12:30` and all else are strings."""
+    """Return the value of an unquoted scalar; dates, `12:30` and everything else are strings."""
     if text in _NULLS:
         return None
     if is_switch(text) or text in ("true", "True", "TRUE", "false", "False", "FALSE"):
@@ -36,13 +36,13 @@ def resolve(text: str) -> Scalar:
 
 
 def is_switch(text: str) -> bool:
-    """Tell whether a word is one that YAML 1.1 reads as a truth value and people mean as a name, such as `off`."""
+    """Tell whether YAML 1.1 reads a word as a boolean that users may mean as a name, such as `off`."""
     word = text.lower()
     return word in ("yes", "no", "on", "off") and text in (word, word.title(), word.upper())
 
 
 def _whole(text: str, base: int) -> int | float:
-    # Python refuses to read more than 4,300 digits as an int; a float takes them all.
+    # Python refuses to parse an int of more than 4,300 digits, but accepts it as a float.
     if len(text) > 80:
         return float(text) if base == 10 else float("inf")
     number = int(text, base)

@@ -1,11 +1,11 @@
-"""The space language as a JSON schema, for editors: completion, hover text, and errors while one types.
+"""The space language as a JSON schema, for completion, hover text and errors in editors.
 
-What the parser accepts, the schema accepts. What a schema cannot say, the parser alone refuses: `low <= high`, a step
-that divides its range, `low > 0` with `log`, a duration of `0s`, 2.0 where a whole number is needed, 1 beside true in a
-choice, a number in quotes with `_` in it, and a `start` that is outside the space of its own file.
+The schema accepts everything that the parser accepts. Only the parser refuses what a schema cannot express:
+`low > high`, a step that does not divide its range, `low <= 0` with `log`, a duration of `0s`, 2.0 where a whole number
+is needed, 1 beside true in a choice, a quoted number with `_` in it, and a `start` outside the space of its file.
 
-`defaultSnippets`, `markdownDescription`, `errorMessage` and `patternErrorMessage` are words of yaml-language-server;
-other readers of a schema pass over them.
+`defaultSnippets`, `markdownDescription`, `errorMessage` and `patternErrorMessage` are extensions of
+yaml-language-server; other tools ignore them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Schema = dict[str, Any]
 
 _ANY = "*"
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
-# Editors read YAML 1.2, in which 500_000 is a string; the parser reads it as people mean it.
+# Editors read YAML 1.2, in which 500_000 is a string; the parser reads it as a number.
 _GROUPED = {kind: f"^(?=.*_){number.pattern}$" for kind, number in ((int, DECIMAL), (float, FLOAT))}
 
 
 def schema(catalog: Catalog) -> Schema:
-    """Return the schema of a space file, in the draft that yaml-language-server knows best."""
+    """Return the schema of a space file, in the draft that yaml-language-server supports best."""
     sections = {
         "study": _study(catalog),
         **{key: _entry(entry, fixed=False) for key, entry in catalog.config.fields.items()},
@@ -67,7 +67,7 @@ def _entry(entry: Leaf | OneOf | Fields, *, fixed: bool) -> Schema:
 
 
 def _section(fields: Fields, *, fixed: bool) -> Schema:
-    """Return the schema of named arguments; nothing at all stands for their defaults unless one has none."""
+    """Return the schema of named arguments; null is allowed if all have defaults."""
     required = [key for key, entry in fields.fields.items() if _is_required(entry)]
     return {
         **_text(fields.doc),
@@ -79,7 +79,7 @@ def _section(fields: Fields, *, fixed: bool) -> Schema:
 
 
 def _component(component: OneOf, *, fixed: bool) -> Schema:
-    """Return the schema of options as keys, or of one option's name alone."""
+    """Return the schema of a component: options as keys, or the name of one option."""
     bare = [name for name, fields in component.options.items() if not _is_required(fields)]
     keys: Schema = {
         "type": "object" if _is_required(component) else ["object", "null"],
@@ -95,7 +95,7 @@ def _component(component: OneOf, *, fixed: bool) -> Schema:
 
 
 def _leaf(leaf: Leaf, *, fixed: bool) -> Schema:
-    """Return the schema of an argument: a value, and where it may be searched a choice or a range."""
+    """Return the schema of an argument: a value, and a choice or a range if it may be searched."""
     forms = [] if fixed else [{"$ref": f"#/definitions/{name}"} for name in _forms(leaf)]
     default = {} if leaf.default is REQUIRED else {"default": plain(leaf.default)}
     search = leaf.arg.search
@@ -104,22 +104,22 @@ def _leaf(leaf: Leaf, *, fixed: bool) -> Schema:
 
 
 def _forms(leaf: Leaf) -> dict[str, Schema]:
-    """Return how an argument may be searched; equal forms have one name and stand once in the file."""
-    # A whole number is welcome where a float is, so that a float may be searched by whole steps too.
+    """Return the searched forms of an argument; equal forms share a name and appear once in the file."""
+    # Whole numbers are allowed for floats, so floats may also be searched in whole steps.
     kinds = [int, float] if float in leaf.types else [int] if int in leaf.types else []
     ranges = {_slug(f"range of {kind.__name__} {leaf.arg.bounds()}"): _range(kind, leaf.arg) for kind in kinds}
     return {_slug(f"choice of {leaf.describe()}"): _choice(_any(_values(leaf))), **ranges}
 
 
 def _slug(text: str) -> str:
-    """Return a name that needs no escapes in a reference: `range_of_int_ge_1`."""
+    """Return a name that needs no escaping in a reference: `range_of_int_ge_1`."""
     for sign, word in ((">=", "ge"), ("<=", "le"), (">", "gt"), ("<", "lt")):
         text = text.replace(sign, word)
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_")
 
 
 def _values(leaf: Leaf) -> list[Schema]:
-    """Return the schemas of the single values and lists that an argument takes."""
+    """Return the schemas of the single values and lists that an argument accepts."""
     words = [literal for literal in leaf.literals if not (literal is None and leaf.types)]
     found: list[Schema] = []
     if words:
@@ -140,7 +140,7 @@ def _by_name(arg: Arg, depth: int) -> Schema:
 
 
 def _scalar(kinds: tuple[type, ...], arg: Arg, *, null: bool = False) -> Schema:
-    """Return the schema of one bool, number or string inside the bounds."""
+    """Return the schema of one bool, number or string within the bounds."""
     names = [_TYPES[kind] for kind in kinds if not (kind is int and float in kinds)]
     number = float if float in kinds else int if int in kinds else None
     wanted = " or ".join([*(kind.__name__ for kind in kinds), *(["null"] if null else [])])
@@ -246,7 +246,7 @@ def _sides(name: str, doc: str) -> Schema:
 
 
 def _patterns(entries: Schema, catalog: Catalog) -> Schema:
-    """Return the schemas of measures of one class by the patterns of their names."""
+    """Return the schemas of single-class metrics, keyed by name patterns."""
     if not entries:
         return {}
     return {"patternProperties": {f"^{catalog.class_scores[name][0]}$": entry for name, entry in entries.items()}}
@@ -254,7 +254,7 @@ def _patterns(entries: Schema, catalog: Catalog) -> Schema:
 
 def _start(catalog: Catalog) -> Schema:
     settings = {path: _setting(entry) for path, entry in _paths(catalog.config)}
-    # A builder that takes further arguments of any name has one entry for them all.
+    # A builder with further arguments of any name has one entry for all of them.
     named = {path: setting for path, setting in settings.items() if not path.endswith(_ANY)}
     others = {f"^{re.escape(path[: -len(_ANY)])}[^.]+$": settings[path] for path in settings if path not in named}
     setting = {
@@ -270,7 +270,7 @@ def _start(catalog: Catalog) -> Schema:
 def _setting(entry: Leaf | OneOf) -> Schema:
     if isinstance(entry, OneOf):
         return {**_text(entry.doc), "enum": list(entry.options)}
-    # The study keeps a list, and numbers by name, as a string, and `best` prints it so; people may paste that.
+    # The study stores lists and numbers by name as strings, and `best` prints them so; users may paste them.
     pasted = [{"type": "string", "pattern": r"^\["}] if entry.items else []
     pasted += [{"type": "string", "pattern": r"^\{"}] if entry.names else []
     return {**_leaf_text(entry, fixed=True), **_any(_values(entry) + pasted)}
@@ -302,7 +302,7 @@ def _searched(fields: Fields) -> Iterator[Leaf]:
 
 
 def _is_required(entry: Leaf | OneOf | Fields) -> bool:
-    """Tell whether a file that says nothing of an entry is refused."""
+    """Tell whether a file without this entry is refused."""
     match entry:
         case Leaf():
             return entry.default is REQUIRED
@@ -325,7 +325,7 @@ def _leaf_text(leaf: Leaf, *, fixed: bool) -> Schema:
 
 
 def _text(doc: str, **notes: str) -> Schema:
-    """Return what an editor shows: a sentence, and below it what else is known."""
+    """Return the text for editors: a sentence, followed by the notes."""
     known = {name: note for name, note in notes.items() if note}
     if not doc and not known:
         return {}
@@ -338,5 +338,5 @@ def _text(doc: str, **notes: str) -> Schema:
 
 
 def _snippet(label: str, body: str) -> Schema:
-    """Return text that yaml-language-server offers to insert; in it, $1 and $2 are where one types next."""
+    """Return text that yaml-language-server offers to insert, with $1 and $2 as input positions."""
     return {"defaultSnippets": [{"label": label, "body": body}]}

@@ -1,4 +1,4 @@
-"""Sections and components of a file, read against the catalog into a tree of nodes."""
+"""Read sections and components of a file into a tree of nodes, according to the catalog."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from imgcls_search.space.yaml_nodes import Node as YamlNode
 
 
 def read_fields(fields: Fields, node: YamlNode | None, at: At, report: Report, *, also: tuple[str, ...] = ()) -> Group:
-    """Return the values of a section or of a builder's arguments, defaults where the file says nothing.
+    """Return the values of a section or of a builder's arguments, with defaults for missing ones.
 
-    `also` names keys that are allowed here and read elsewhere. Children stand in the catalog's order, so that the
-    order of keys in a file means nothing.
+    `also` names keys that are allowed here but read elsewhere. Children are in the catalog's order, so that the order
+    of keys in a file has no meaning.
     """
     known = fields.fields
     given = _mapping(node, [*also, *known], at, report)
@@ -48,7 +48,7 @@ def _read_entry(entry: Leaf | OneOf | Fields, node: YamlNode | None, at: At, rep
 
 
 def _mapping(node: YamlNode | None, allowed: list[str], at: At, report: Report) -> MapNode:
-    """Return the node as a mapping; nothing, and what is no mapping, as an empty one."""
+    """Return the node as a mapping; return an empty one for null, and for other nodes after reporting them."""
     match node:
         case MapNode():
             return node
@@ -64,7 +64,7 @@ def _mapping(node: YamlNode | None, allowed: list[str], at: At, report: Report) 
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """One option as the file gives it."""
+    """An option in the file."""
 
     position: Position
     node: YamlNode | None = None
@@ -88,7 +88,7 @@ def _read_component(component: OneOf, node: YamlNode | None, at: At, report: Rep
 
 
 def _given(component: OneOf, node: YamlNode | None, at: At, report: Report) -> Mapping[str, _Given]:
-    """Return the known options that the file names, after reporting the others."""
+    """Return the known options in the file, after reporting the others."""
     match node:
         case None | ScalarNode(value=None):
             if component.default is None:
@@ -134,7 +134,7 @@ def _keyed(component: OneOf, node: MapNode, at: At, report: Report) -> Mapping[s
 
 
 def _as_keys(component: OneOf, listed: YamlNode) -> str:
-    """Return the advice to write options as keys, with the names that were listed."""
+    """Return the advice to write options as keys, using the listed names."""
     items = listed.items if isinstance(listed, ListNode) else ()
     names = [printable(item.text) for item in items if isinstance(item, ScalarNode)][:5]
     example = ", ".join(f"{name}: {{}}" for name in names or list(component.options)[:2])

@@ -1,4 +1,4 @@
-"""The spaces that come with the package, which commands take by name: `vit` is `spaces/vit.yaml`."""
+"""The spaces in the package, which commands accept by name: `vit` is `spaces/vit.yaml`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from imgcls_search.errors import UserError, closest
 
 
 def folder() -> Path:
-    """Return the folder of the shipped spaces: in the package where it was installed, beside its source otherwise."""
+    """Return the folder of the shipped spaces: inside an installed package, or next to the source."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "spaces"
     return installed if installed.is_dir() else package.parents[1] / "spaces"
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all shipped spaces, in alphabetical order."""
+    """Return the names of all shipped spaces in alphabetical order."""
     return tuple(sorted(path.stem for path in folder().glob("*.yaml")))
 
 
 def find(path: Path) -> Path:
-    """Return the file that a command means by a path: the shipped space of this name where no such file exists.
+    """Return the file for a path: the shipped space of this name if no such file exists.
 
-    A folder is no such file: images in `photos` do not hide the space of that name.
+    Folders do not count as files: a folder `photos` does not hide the space of that name.
     """
     name = str(path)
     if name not in names() or (path.exists() and not path.is_dir()):
@@ -45,7 +45,7 @@ def path_of(name: str) -> Path:
 
 
 def hint(path: Path) -> str:
-    """Return what to say of shipped spaces where a file is missing; nothing where the path resembles none."""
+    """Return a hint about shipped spaces for a missing file; empty if the path resembles none."""
     if path.suffix in ("", ".yaml", ".yml") and path.stem in names():
         return f"; the shipped space of this name is called {path.stem!r}"
     if path.name == str(path) and not path.suffix:
@@ -54,7 +54,7 @@ def hint(path: Path) -> str:
 
 
 def about(name: str) -> str:
-    """Return the first paragraph of the comment that a shipped space begins with.
+    """Return the first paragraph of the leading comment in a shipped space.
 
     Raises:
         UserError: no shipped space has this name.

@@ -1,4 +1,4 @@
-"""A parsed space: what may be searched, what is given, and how the search goes about it."""
+"""A parsed space: searched settings, fixed settings, and the settings of the search itself."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from imgcls_search.space.tree import Group, fill, parameters, walk
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """One study as its file describes it; a space with nothing searched is a configuration."""
+    """A study as described in its file; a space without searched settings is a configuration."""
 
     name: str
-    """The name of the study: `study.name`, or the file's and the data's, as in `vit-digits`."""
+    """The name of the study: `study.name`, or the file's and the data's names, as in `vit-digits`."""
 
     former_name: str | None = field(default=None, compare=False)
-    """The name that earlier versions gave, `vit-folder` for any folder, where that is another."""
+    """The name in earlier versions, `vit-folder` for any folder, if it differs."""
 
     source: str
-    """The file it came from, for errors."""
+    """The source file, for error messages."""
 
     study: Mapping[str, Any]
-    """The `study` section with its defaults; the sampler is `{"tpe": {...}}`, the pruner likewise."""
+    """The `study` section with its defaults; sampler and pruner have the form `{"tpe": {...}}`."""
 
     objectives: tuple[tuple[str, str], ...]
     """Metrics with `maximize` or `minimize`, in the order of the file."""
 
     limits: Mapping[str, float]
-    """The limits of sizes and costs that are set."""
+    """The limits of sizes and costs, if set."""
 
     score_limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """The limits of scores that are set, by metric: `{"at_least": 0.95}`, `{"at_most": 0.3}` or both."""
+    """The limits of scores, if set, by metric: `{"at_least": 0.95}`, `{"at_most": 0.3}` or both."""
 
     start: tuple[Mapping[str, Scalar], ...]
-    """Known-good configurations as Optuna's parameters, lists as strings; what is left out is sampled."""
+    """Known-good configurations as Optuna parameters, lists as strings; missing parameters are sampled."""
 
     root: Group
-    """The tree of everything that a configuration holds."""
+    """The tree of all settings of a configuration."""
 
     positions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """Where each path that was written stands, as `file:line:column`."""
+    """The position of each written path, as `file:line:column`."""
 
     @property
     def sampler(self) -> Component:
@@ -60,12 +60,12 @@ class Space:
 
     @property
     def named_metrics(self) -> tuple[str, ...]:
-        """The metrics that objectives and limits name, each once."""
+        """The metrics in objectives and limits, each once."""
         objectives = (metric for metric, _ in self.objectives)
         return tuple(dict.fromkeys([*objectives, *self.limits, *self.score_limits]))
 
     def over_score_limits(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return by how much some metrics are beyond each limit of a score; above 0 it is broken."""
+        """Return by how much metrics exceed each score limit; positive values violate the limit."""
         return {
             name: max(
                 bound - metrics[name] if side == "at_least" else metrics[name] - bound for side, bound in limit.items()
@@ -75,24 +75,24 @@ class Space:
 
     @property
     def is_of_pretraining(self) -> bool:
-        """True where the pretraining itself is searched: its objectives are measures of features."""
+        """True if the search is over the pretraining itself, with metrics of features as objectives."""
         return any(metric in OF_FEATURES for metric, _ in self.objectives)
 
     def sample(self, trial: Suggests) -> TrialConfig:
         """Return the configuration that a trial suggests.
 
         Raises:
-            ValueError: the trial suggests what is not in the space.
+            ValueError: a suggestion is outside the space.
         """
         config = TrialConfig.from_dict(self.root.sample("", trial))
         return config.pretraining() if self.is_of_pretraining else config
 
     def config_of(self, params: Mapping[str, Any]) -> TrialConfig:
-        """Return the configuration that recorded parameters stand for.
+        """Return the configuration of recorded parameters.
 
         Raises:
             KeyError: a parameter is missing.
-            ValueError: a parameter is not in its domain, or the space has no such parameter.
+            ValueError: a parameter is outside its domain, or the space has no such parameter.
         """
         recorded = _Recorded(params)
         config = self.sample(recorded)
@@ -101,17 +101,17 @@ class Space:
         return config
 
     def locate(self, path: str) -> str:
-        """Return where a path, or the nearest one above it, was written: `spaces/vit.yaml:14:5`."""
+        """Return where a path, or its nearest parent, was written: `spaces/vit.yaml:14:5`."""
         while path and path not in self.positions:
             path = path.rpartition(".")[0]
         return self.positions.get(path, self.source)
 
     def gives(self, argument: str) -> bool:
-        """Tell whether the space says anything of a builder's argument of this name."""
+        """Tell whether the space sets any builder argument of this name."""
         return any(path.rpartition(".")[2] == argument for path in self.positions)
 
     def first(self) -> TrialConfig:
-        """Return the first choice and the lowest value of everything; what is given is the same in all."""
+        """Return the configuration with the first choices and the lowest values."""
         return self.sample(_First())
 
     @property
@@ -120,19 +120,19 @@ class Space:
         return not self.parameters()
 
     def config(self) -> TrialConfig:
-        """Return the one configuration of a space in which nothing is searched.
+        """Return the configuration of a space without searched settings.
 
         Raises:
-            SpaceError: something is; every path is named.
+            SpaceError: some settings are searched; it lists their paths.
         """
         self._refuse_searched(self.parameters())
         return self.config_of({})
 
     def pretraining(self) -> TrialConfig:
-        """Return a configuration of which all that decides on its pretraining is given; the rest is some choice.
+        """Return a configuration whose pretraining settings are all fixed; other searched settings get a first choice.
 
         Raises:
-            SpaceError: some of that is searched; every path is named.
+            SpaceError: some pretraining settings are searched; it lists their paths.
         """
         self._refuse_searched([each for each in self.parameters() if each.path.partition(".")[0] in PRETRAINING])
         return self.first()
@@ -143,25 +143,25 @@ class Space:
             raise SpaceError(self.source, problems)
 
     def parameters(self) -> list[Parameter]:
-        """Return everything that is searched, the choices between components included."""
+        """Return all searched parameters, including choices between components."""
         return parameters(self.root)
 
     def num_combinations(self) -> int | None:
-        """Return how many different configurations there are, None with a continuous parameter."""
+        """Return the number of different configurations, None with a continuous parameter."""
         return self.root.num_combinations()
 
     def combinations(self) -> Iterator[dict[str, Scalar]]:
         """Yield the parameters of each configuration, always in the same order.
 
         Raises:
-            ValueError: a parameter is continuous, in whichever branch.
+            ValueError: a parameter is continuous, in any branch.
         """
         if self.num_combinations() is None:
             raise ValueError("a space with a continuous range cannot be counted out")
         return self.root.combinations("")
 
     def fill(self, values: Mapping[str, Value]) -> Space:
-        """Return a space with the values at paths that are fixed to None or `auto`; other paths stay as they are.
+        """Return a space with values at paths that are fixed to None or `auto`; other paths stay unchanged.
 
         Raises:
             KeyError: the space has no such path.
@@ -172,10 +172,10 @@ class Space:
 
     @property
     def document(self) -> Mapping[str, Any]:
-        """The whole space as plain JSON, defaults included; equal spaces have equal documents."""
+        """The whole space as plain JSON, with defaults; equal spaces have equal documents."""
         study = TrialConfig(self.study).to_dict()
         return {
-            # Pairs, because the order of objectives means something and that of a mapping may get lost.
+            # Pairs, because the order of objectives matters and a mapping may lose it.
             "study": {**study, "name": self.name, "objectives": [list(pair) for pair in self.objectives]},
             "limits": {**self.limits, **{name: dict(limit) for name, limit in self.score_limits.items()}},
             "start": [dict(entry) for entry in self.start],
@@ -200,7 +200,7 @@ class _First:
 
 
 class _Recorded:
-    """Answers with recorded parameters; the space itself checks that they belong."""
+    """Returns recorded parameters as suggestions; the space itself checks that they are valid."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self.asked: set[str] = set()

@@ -1,4 +1,4 @@
-"""The `start` section: known-good configurations, checked against the space and turned into Optuna's parameters."""
+"""The `start` section: known-good configurations, checked against the space and converted to Optuna parameters."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def read_start(section: YamlNode | None, root: Group, report: Report) -> tuple[d
 
 
 def start_of(given: Mapping[str, Any], root: Group, *, source: str = "not of this space") -> dict[str, Scalar]:
-    """Return a configuration that was not read from a file as parameters, with the branches that it implies.
+    """Return a configuration that does not come from a file as parameters, with the branches that it implies.
 
-    `source` is what its problems begin with.
+    Error messages begin with `source`.
 
     Raises:
         SpaceError: the space has no such setting.
@@ -63,7 +63,7 @@ def _node(value: Any) -> YamlNode:
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """What stands at a path of the space, and under which branches."""
+    """A node of the space and the branches above it."""
 
     node: Node
     when: When
@@ -76,7 +76,7 @@ def _entry(entry: YamlNode, path: str, known: dict[str, _Known], report: Report)
     configuration = _StartConfiguration(path, report)
     for key, node in _named_first(entry, known):
         if report.concerns(key):
-            continue  # what it would be checked against has problems of its own
+            continue  # the section to check against has problems itself
         where = join(path, key)
         if key not in known:
             report.add(entry.keys[key], where, f"the space has no such path{closest(key, known)}")
@@ -90,7 +90,7 @@ def _entry(entry: YamlNode, path: str, known: dict[str, _Known], report: Report)
 
 
 class _StartConfiguration:
-    """The parameters that one entry names, and the branches that they imply."""
+    """The parameters of one entry, and the branches that they imply."""
 
     def __init__(self, path: str, report: Report) -> None:
         self.params: dict[str, Scalar] = {}
@@ -99,7 +99,7 @@ class _StartConfiguration:
         self._sayers: dict[str, str] = {}
 
     def imply(self, key: str, position: Position, when: When) -> None:
-        """Note the branches that a key stands under; two different ones for one component contradict each other."""
+        """Record the branches above a key; report two different branches of one component as a contradiction."""
         for component, name in when:
             chosen = self.params.setdefault(component, name)
             sayer = self._sayers.setdefault(component, key)
@@ -110,8 +110,8 @@ class _StartConfiguration:
 
 
 def _named_first(entry: MapNode, known: dict[str, _Known]) -> list[tuple[str, YamlNode]]:
-    # What names a branch is read before what implies one, so that a contradiction is reported for the latter; of two
-    # nested components the outer one has the shorter path.
+    # Keys that name a branch come before keys that imply one, so that a contradiction is reported for the latter; of
+    # two nested components, the outer one has the shorter path.
     def rank(item: tuple[str, YamlNode]) -> tuple[bool, int]:
         key = item[0]
         names = key in known and isinstance(known[key].node, Branch)
@@ -125,7 +125,7 @@ def _is_parameter(known: Node) -> bool:
 
 
 def _refusal(known: Node, node: YamlNode) -> str | None:
-    """Return why a value may not stand in an entry, None if it may."""
+    """Return why a value is not allowed in an entry, None if it is."""
     value = _recorded(known, node)
     match known:
         case Group():
@@ -141,7 +141,7 @@ def _refusal(known: Node, node: YamlNode) -> str | None:
 
 
 def _recorded(known: Node, node: YamlNode) -> Scalar:
-    """Return a value as the study records it: a list as its string, 1 as 1.0 where the parameter is a float."""
+    """Return a value as the study records it: a list as a string, 1 as 1.0 if the parameter is a float."""
     match known, value_of(node):
         case Choice(), value:
             option = next((option for option in known.options if same(option, value)), value)

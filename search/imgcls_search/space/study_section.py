@@ -1,4 +1,4 @@
-"""The parts of a file that steer the search and are never searched: `study` and `limits`."""
+"""The parts of a file that control the search and cannot be searched themselves: `study` and `limits`."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Study:
 
 
 def study_fields(catalog: Catalog) -> Fields:
-    """Return what a study section may say besides `objectives`; `name` is known whatever the catalog says."""
+    """Return the fields of a study section except `objectives`; `name` exists in any catalog."""
     known = {"name": _NAME_LEAF, **catalog.study.fields}
     known.pop("objectives", None)
     return Fields(fields=known, doc=catalog.study.doc)
 
 
 def limit_fields(catalog: Catalog) -> Fields:
-    """Return what a limits section may say; no limit is required."""
+    """Return the fields of a limits section; no limit is required."""
     fields = {key: _optional(entry) for key, entry in catalog.limits.fields.items()}
     return Fields(fields=fields, doc=catalog.limits.doc)
 
@@ -66,7 +66,7 @@ def read_study(root: MapNode, catalog: Catalog, report: Report) -> Study:
 
 
 def read_limits(root: MapNode, catalog: Catalog, report: Report) -> Mapping[str, float]:
-    """Return the limits that are set; none is required."""
+    """Return the limits that are set, except those of scores."""
     node, at = _section(root, "limits")
     also = (*_score_names(node, catalog), *catalog.scores, *catalog.class_scores)
     document = read_fields(limit_fields(catalog), node, at, report, also=also).document()
@@ -74,7 +74,7 @@ def read_limits(root: MapNode, catalog: Catalog, report: Report) -> Mapping[str,
 
 
 def read_score_limits(root: MapNode, catalog: Catalog, report: Report) -> Mapping[str, Mapping[str, float]]:
-    """Return the limits of scores that are set, each with its sides."""
+    """Return the score limits that are set, each with its sides."""
     node, at = _section(root, "limits")
     names = _score_names(node, catalog)
     assert isinstance(node, MapNode) or not names
@@ -88,11 +88,11 @@ def _score_names(node: Node | None, catalog: Catalog) -> list[str]:
 
 
 ALIKE = 0.8
-"""Words as alike as this are one word with a typing error (the ratio of difflib)."""
+"""Words with at least this similarity (difflib's ratio) count as a typing error."""
 
 
 def _is_class_score(name: str, catalog: Catalog) -> bool:
-    """Tell whether a name is that of a class's score, or of a function in a module whose name is none misspelled."""
+    """Tell whether a name is a class score, or a function in a module whose name is not a misspelled score."""
     fitting = [shown for shown, (pattern, _) in catalog.class_scores.items() if re.fullmatch(pattern, name, re.DOTALL)]
     heads = {re.split("[@:]", shown)[0] for shown in catalog.class_scores if shown.endswith(":CLASS")}
     is_typing_error = bool(difflib.get_close_matches(name.partition(":")[0], heads, n=1, cutoff=ALIKE))
@@ -100,7 +100,7 @@ def _is_class_score(name: str, catalog: Catalog) -> bool:
 
 
 def _sides(name: str, limits: MapNode, at: At, report: Report) -> Mapping[str, float]:
-    """Return the sides of a limit of a score: `at_least`, `at_most` or both."""
+    """Return the sides of a score limit: `at_least`, `at_most` or both."""
     here, node = at.below(name, limits.keys[name]), limits.values[name]
     wanted = "at_least or at_most, as in {at_least: 0.9}"
     if not isinstance(node, MapNode) or not node.values:
@@ -122,7 +122,7 @@ def _sides(name: str, limits: MapNode, at: At, report: Report) -> Mapping[str, f
 
 
 def _bound_problem(name: str, node: Node) -> str | None:
-    """Return what is wrong with the bound of a score, None where it is one."""
+    """Return the problem with a bound of a score, None if there is none."""
     low, high = bounds(name) or (-math.inf, math.inf)
     value = node.value if isinstance(node, ScalarNode) else None
     if (
@@ -140,10 +140,10 @@ def _bound_problem(name: str, node: Node) -> str | None:
 
 
 def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tuple[str, str | None]:
-    """Return the study's name, and the one that it had before folders were named in it, where that is another.
+    """Return the study's name, and its name in earlier versions if it differs.
 
-    It is the name that the file gives, or else the file's own name with the data's: `vit-digits`, or `vit-my-photos`
-    for a folder `My photos`.
+    The name is the one in the file, or else the file's own name with the data's: `vit-digits`, or `vit-my-photos` for a
+    folder `My photos`.
     """
     node, _ = _section(root, "study")
     given = study.values.get("name")
@@ -154,7 +154,7 @@ def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tupl
     data = tree.children.get("data")
     options = data.options if isinstance(data, Branch) else {}
     stem = PurePath(report.source).stem
-    # Only folders were named otherwise.
+    # Only studies of folders had other names.
     former = "-".join([stem, *options]) if "folder" in options else ""
     name = "-".join([stem, *(_data_name(name, group, len(stem)) for name, group in options.items())])
     _check_name(name, f"{show(name)}, made of the file's name and the data's,", Position(), report)
@@ -162,7 +162,7 @@ def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tupl
 
 
 def _data_name(name: str, group: Group, taken: int) -> str:
-    """Return what a study's name says of its data: the name of the folder, of the table, or of the data set."""
+    """Return the data part of a study's name: the name of the folder, of the table, or of the data set."""
     address = group.children.get({"folder": "root", "table": "file"}.get(name, ""))
     if not isinstance(address, Fixed) or not isinstance(address.value, str):
         return name
@@ -171,15 +171,15 @@ def _data_name(name: str, group: Group, taken: int) -> str:
 
 
 def slug(root: str) -> str:
-    """Return the name of a folder as a study's name may hold it: small letters, digits, '.', '_' and '-'.
+    """Return a folder's name in a form allowed in study names: lower-case letters, digits, '.', '_' and '-'.
 
-    A name in another script has no such letters; it becomes `folder` and a number of its own.
+    A name in another script has no such letters; it becomes `folder` with a hash of the name.
     """
-    # Of the path as it is written, links and all: that is the name that its user knows.
+    # Use the path as written, links included: users know the folder by that name.
     try:
         path = expand_path(root, "data.folder.root")
     except UserError:
-        # The variable is missed where the folder is looked for; a space can be checked without it.
+        # An unset variable is reported when the folder is opened; a space can be checked without it.
         path = Path(root)
     name = PurePath(os.path.abspath(path)).name  # noqa: PTH100
     plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()

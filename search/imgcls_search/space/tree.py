@@ -14,7 +14,7 @@ from imgcls_search.space.problems import join
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Named nodes that stand side by side: a section, or the arguments of a builder."""
+    """Named nodes next to each other: a section, or the arguments of a builder."""
 
     children: Mapping[str, Node]
 
@@ -23,7 +23,7 @@ class Group:
         return {key: child.sample(join(path, key), trial) for key, child in self.children.items()}
 
     def num_combinations(self) -> int | None:
-        """Return the product: children are independent of each other."""
+        """Return the product, because children are independent of each other."""
         product = 1
         for child in self.children.values():
             count = child.num_combinations()
@@ -33,7 +33,7 @@ class Group:
         return product
 
     def combinations(self, path: str) -> Iterator[dict[str, Scalar]]:
-        """Yield each combination of the children's parameters, the last child's changing fastest."""
+        """Yield each combination of the children's parameters; the last child varies fastest."""
         return _product([(join(path, key), child) for key, child in self.children.items()])
 
     def document(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A component: one of several groups. With several it is a parameter, with one it is given."""
+    """A component: one of several groups. With several options it is a parameter, with one it is fixed."""
 
     options: Mapping[str, Group]
 
@@ -56,19 +56,19 @@ class Branch:
         return {name: self.options[name].sample(join(path, name), trial)}
 
     def num_combinations(self) -> int | None:
-        """Return the sum: only one option is ever chosen."""
+        """Return the sum, because only one option is chosen at a time."""
         counts = [option.num_combinations() for option in self.options.values()]
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def combinations(self, path: str) -> Iterator[dict[str, Scalar]]:
-        """Yield each combination of each option, its name with it where there are several."""
+        """Yield each combination of each option, with its name if there are several options."""
         for name, option in self.options.items():
             chosen: dict[str, Scalar] = {path: name} if len(self.options) > 1 else {}
             for params in option.combinations(join(path, name)):
                 yield chosen | params
 
     def parameter(self, path: str, when: When = ()) -> Parameter | None:
-        """Return the choice between the options, None where there is only one."""
+        """Return the choice between the options, None if there is only one."""
         names = tuple(self.options)
         if len(names) == 1:
             return None
@@ -85,7 +85,7 @@ Node = Fixed | Searched | Branch | Group
 
 
 def walk(node: Node, path: str = "", when: When = ()) -> Iterator[tuple[str, Node, When]]:
-    """Yield a node and all below it with their paths and the branches they stand under."""
+    """Yield a node and all its descendants with their paths and the branches above them."""
     yield path, node, when
     match node:
         case Group():
@@ -100,13 +100,13 @@ def walk(node: Node, path: str = "", when: When = ()) -> Iterator[tuple[str, Nod
 
 
 def parameters(root: Node) -> list[Parameter]:
-    """Return everything that is searched, a branch before what stands under it."""
+    """Return all searched parameters, a branch before the parameters below it."""
     found = (node.parameter(path, when) for path, node, when in walk(root) if isinstance(node, Searched | Branch))
     return [parameter for parameter in found if parameter is not None]
 
 
 def fill(group: Group, values: Mapping[str, Value], path: str = "") -> Group:
-    """Return a group with the values at their paths where None or `auto` was given."""
+    """Return a group with `values` filled in at paths with None or `auto`."""
     return Group(children={key: _fill(child, values, join(path, key)) for key, child in group.children.items()})
 
 

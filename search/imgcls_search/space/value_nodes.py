@@ -1,4 +1,4 @@
-"""Python's values read into the nodes that a YAML file is read into, so that both give the same space or errors."""
+"""Convert Python values to the nodes of a YAML file, so that both give the same space or errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from imgcls_search.space.yaml_nodes import MAX_DEPTH, MAX_NODES, ListNode, MapNo
 
 
 def node_of(values: Any, report: Report) -> Node:
-    """Return plain values as nodes without a position; what is not a plain value is reported."""
+    """Return plain values as nodes without positions; report all other values."""
     return _Reading(report).node(values, "", 1)
 
 
 class _Reading:
-    """One walk over nested values, which may hold themselves."""
+    """One traversal of nested values, which may contain cycles."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -59,7 +59,7 @@ class _Reading:
         elif value is None or isinstance(value, (bool, str)):
             plain = value
         elif isinstance(value, Integral):
-            # NumPy's numbers too.
+            # Includes NumPy's integers.
             plain = int(value)
         elif isinstance(value, Real) and math.isfinite(value):
             plain = float(value)
@@ -71,7 +71,7 @@ class _Reading:
 
 
 def refusal(value: Any) -> str:
-    """Return why a value cannot stand in a space, and what to do about it."""
+    """Return why a value is not allowed in a space, and what to do about it."""
     name = getattr(value, "__qualname__", None)
     if not callable(value):
         return (

@@ -1,4 +1,4 @@
-"""What a space adds to that of a study: wider ranges, more choices, families, start configurations."""
+"""The additions of a space to that of a study: wider ranges, more choices, families, start configurations."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from imgcls_search.space.tree import Branch, Node, walk
 from imgcls_search.words import counted
 
 COUNTED = 10_000
-"""Values of a range that are looked at one by one; of a longer one its ends and steps are."""
+"""Ranges with at most this many values are checked value by value; of longer ones, only ends and steps."""
 
 STRATEGY = ("sampler", "pruner")
-"""Components of the `study` section that may change from one trial to the next."""
+"""Components of the `study` section that may change between trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Widening:
-    """How a space differs from the one before it."""
+    """The differences of a space from its previous version."""
 
     added: tuple[str, ...]
-    """What it adds and what it draws by from now on, a few words each."""
+    """Additions, and changes of sampler or pruner, a few words each."""
 
     refused: tuple[Difference, ...]
-    """What else differs, and so does not contain what was before."""
+    """Other differences, which make the space not contain the previous one."""
 
     start: tuple[Mapping[str, Scalar], ...] = ()
-    """The start configurations that are new."""
+    """The new start configurations."""
 
     novel: tuple[tuple[str, Scalar], ...] = ()
-    """The values of choices, families among them, that are new, by their paths."""
+    """The new values of choices, including families, by path."""
 
 
 def compare(changes: Sequence[Difference], old: Mapping[str, Any], space: Space) -> Widening:
-    """Return what some changes from an old document to a space add to it, and which of them are no additions."""
+    """Return which changes from an old document to a space are additions, and which are not."""
     nodes = {path: node for path, node, _ in walk(space.root)}
     added: dict[str, None] = {}
     refused = []
@@ -59,9 +59,9 @@ def compare(changes: Sequence[Difference], old: Mapping[str, Any], space: Space)
 
 
 def in_wider(params: Mapping[str, Scalar], old: Mapping[str, Any], space: Space) -> dict[str, Scalar]:
-    """Return the parameters of an earlier configuration as a wider space has them.
+    """Return the parameters of an earlier configuration in a wider space.
 
-    What was given and is searched now is a parameter, with the value that was given.
+    A setting that was fixed and is now searched becomes a parameter with the fixed value.
     """
     found: dict[str, Scalar] = {}
     for parameter in space.parameters():
@@ -84,7 +84,7 @@ def _strategy_in_words(change: Difference, old: Mapping[str, Any], space: Space)
 
 
 def _added_in_words(change: Difference, nodes: Mapping[str, Node]) -> str | None:
-    """Return what a change adds, None where it adds nothing or takes something away."""
+    """Return the addition in words, None if the change adds nothing or removes something."""
     above, _, name = change.path.rpartition(".")
     if change.old is MISSING:
         return f"{above}: {printable(name)} too" if isinstance(nodes.get(above), Branch) else None
@@ -95,7 +95,7 @@ def _added_in_words(change: Difference, nodes: Mapping[str, Node]) -> str | None
 
 
 def _novel(change: Difference, nodes: Mapping[str, Node]) -> list[tuple[str, Scalar]]:
-    """Return the values of a choice that a change adds."""
+    """Return the values that a change adds to a choice."""
     if change.path.startswith("study."):
         return []
     above, _, name = change.path.rpartition(".")
@@ -113,7 +113,7 @@ def _novel(change: Difference, nodes: Mapping[str, Node]) -> list[tuple[str, Sca
 
 
 def _new_start(change: Difference, space: Space) -> list[Mapping[str, Scalar]] | None:
-    """Return the start configurations that are new; None where earlier ones are missing."""
+    """Return the new start configurations; None if earlier ones are missing."""
     if change.old is MISSING or not isinstance(change.old, list):
         return None
     left = list(space.start)
@@ -127,7 +127,7 @@ def _new_start(change: Difference, space: Space) -> list[Mapping[str, Scalar]] |
 
 
 def _implied(entry: Mapping[str, Scalar], space: Space) -> dict[str, Scalar]:
-    """Return the branches that an entry implies where a component has several now, and had one."""
+    """Return the branches that an entry implies for components that had one option and now have several."""
     when = {parameter.path: parameter.when for parameter in space.parameters()}
     return {component: name for path in entry for component, name in when.get(path, ())}
 
@@ -155,7 +155,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _contains(new: Searched, old: Fixed | Searched) -> bool:
-    """Tell whether each value of a domain is in another one."""
+    """Tell whether a domain contains all values of another."""
     count = old.num_combinations()
     if isinstance(old, Fixed) or (count is not None and count <= COUNTED):
         return all(new.contains(_as_in(new, value)) for value in _values(old))
@@ -175,14 +175,14 @@ def _values(domain: Fixed | Searched) -> Iterator[Scalar]:
 
 
 def _as_in(new: Searched, value: Scalar) -> Scalar:
-    """Return a value as a domain records it: 2.0 is the whole number 2 where only whole numbers are."""
+    """Return a value as a domain records it: 2.0 becomes 2 in a domain of whole numbers."""
     if isinstance(new, Int) and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
 
 
 def _given(old: Mapping[str, Any], parameter: Parameter) -> Any:
-    """Return what an old document gives at the path of a parameter, as the parameter records it; or MISSING."""
+    """Return the value of an old document at a parameter's path, as the parameter records it; or MISSING."""
     node: Any = old
     for key in parameter.path.split("."):
         if not isinstance(node, Mapping) or key not in node:

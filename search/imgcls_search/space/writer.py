@@ -1,4 +1,4 @@
-"""A configuration written as a file in the space language, which the same parser reads again."""
+"""Write a configuration as a file in the space language that the parser can read back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 
 
 def dump(config: TrialConfig, *, comments: Sequence[str] = ()) -> str:
-    """Return a configuration as YAML, after comments, each on a line (or lines) of its own."""
+    """Return a configuration as YAML, after comments, each on its own lines."""
     lines = [line for comment in comments for line in comment.splitlines() or [""]]
     header = "".join(f"# {shown(line)}".rstrip() + "\n" for line in lines)
     body = yaml.dump(
@@ -26,10 +26,10 @@ def dump(config: TrialConfig, *, comments: Sequence[str] = ()) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes mappings in blocks, lists in one line, and quotes around every string that is not a plain word."""
+    """Writes mappings in blocks, lists on one line, and quotes around all strings except plain words."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal values in full each time."""
+        """Disable YAML aliases: write equal values in full each time."""
         return True
 
 
@@ -47,7 +47,7 @@ _Dumper.add_representer(list, _list)
 
 
 def inline(value: Any) -> str:
-    """Return a value as a space has it on one line."""
+    """Return a value in space syntax on one line."""
     text: str = yaml.dump(
         value, Dumper=_Flow, sort_keys=False, default_flow_style=True, allow_unicode=True, width=10**6
     )
@@ -55,14 +55,14 @@ def inline(value: Any) -> str:
 
 
 class _Flow(_Dumper):
-    """Writes numbers as people do: `1e-5`, and not `1.0e-05`."""
+    """Writes numbers in short form: `1e-5` instead of `1.0e-05`."""
 
 
 def _number(dumper: _Flow, value: float) -> yaml.Node:
     mantissa, _, exponent = f"{value!r}".partition("e")
     if not exponent:
         return dumper.represent_scalar("tag:yaml.org,2002:float", mantissa)
-    # As a word, since PyYAML knows no number without a point; the parser of spaces does.
+    # Written as a word, because PyYAML needs a point in floats; the space parser does not.
     return dumper.represent_scalar("tag:yaml.org,2002:str", f"{mantissa}e{int(exponent)}")
 
 

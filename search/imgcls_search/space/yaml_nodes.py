@@ -1,4 +1,4 @@
-"""YAML read safely into nodes that know their position; nothing in a file can run code, loop, or grow without bound."""
+"""Read YAML safely into nodes with positions; no file can run code, loop, or grow without bound."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ScalarNode:
     position: Position
     value: Scalar
     text: str
-    """What was written, to name it in advice: `off` where the value is False."""
+    """The text as written, for advice: `off` if the value is False."""
 
     quoted: bool = False
 
@@ -54,9 +54,9 @@ Node = ScalarNode | ListNode | MapNode
 
 
 def read(text: str, report: Report, *, origin: str = "", path: str = "") -> Node | None:
-    """Return a YAML text as a node, an empty one as null, or None if it is broken; the report says why then.
+    """Return YAML text as a node, empty text as null; for broken YAML, report the problem and return None.
 
-    `origin` and `path` name a value from the command line in problems, in place of a line and a column.
+    In problems, `origin` and `path` identify a command line value, in place of line and column.
     """
 
     def position(mark: yaml.Mark | None) -> Position:
@@ -82,7 +82,7 @@ def read(text: str, report: Report, *, origin: str = "", path: str = "") -> Node
     except yaml.MarkedYAMLError as error:
         report.add(position(error.problem_mark or error.context_mark), path, _sentence(error))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # PyYAML lets `"\UFFFFFFFF"` and a directive of 5,000 digits through to chr() and int().
+        # PyYAML passes `"\UFFFFFFFF"` and a directive of 5,000 digits on to chr() and int().
         report.add(Position(origin=origin), path, f"not readable as YAML: {printable(str(error))}")
     return None
 
@@ -92,7 +92,7 @@ class _RefusedError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, keeps what tags it meets, and stops early in what is too deep or too large."""
+    """Composes nodes, records tags, and stops early if the text is too deep or too large."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass
 class _Reading:
-    """One walk over composed nodes, with aliases and merge keys expanded."""
+    """One traversal of composed nodes that expands aliases and merge keys."""
 
     report: Report
     position: Callable[[yaml.Mark | None], Position]
@@ -169,7 +169,7 @@ class _Reading:
             values[key] = self.node(raw_value, join(path, key))
             keys[key] = where
         for other in merged:
-            # What is written in the mapping itself wins over what is merged, and the first merged over the later.
+            # Keys of the mapping itself override merged ones, and earlier merged mappings override later ones.
             values = {**other.values, **values}
             keys = {**other.keys, **keys}
         return MapNode(position=position, values=values, keys=keys)
@@ -195,7 +195,7 @@ class _Reading:
 
 
 def value_of(node: Node) -> Value:
-    """Return what a node says as plain values; lists are tuples."""
+    """Return a node as plain values; lists become tuples."""
     match node:
         case ScalarNode():
             return node.value
@@ -206,7 +206,7 @@ def value_of(node: Node) -> Value:
 
 
 def advice(node: ScalarNode) -> str:
-    """Return how YAML read a word that was meant as a name: `false; YAML reads off as false; write "off" in quotes`."""
+    """Return how YAML read a word meant as a name: `false; YAML reads off as false; write "off" in quotes`."""
     quoted = f'write "{printable(node.text)}" in quotes'
     if isinstance(node.value, bool) and node.text.lower() != show(node.value):
         return f"{show(node.value)}; YAML reads {node.text} as {show(node.value)}; {quoted}"

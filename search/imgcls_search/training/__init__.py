@@ -1,1 +1,1 @@
-"""One training: the loop, its metrics, its checkpoints. Knows nothing of searches."""
+"""One training: its loop, metrics and checkpoints. Independent of searches."""

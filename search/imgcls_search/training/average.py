@@ -1,4 +1,4 @@
-"""The average of a model's weights over its training: of all steps (Polyak), or of its last epochs (SWA)."""
+"""The average of a model's weights during training: over all steps (Polyak), or over the last epochs (SWA)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 Blend = Callable[[Any, Any, Any], None]
-"""Moves averaged tensors towards current ones, as the number that is averaged already says."""
+"""Moves averaged tensors towards the current ones; the third argument is the number of updates so far."""
 
 
 def exponential(decay: float) -> Blend:
-    """Return what keeps a share `decay` of the average in each update."""
+    """Return an update that keeps a share `decay` of the average."""
     found: Blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return found
 
 
 def equal() -> Blend:
-    """Return what gives each update an equal share (Izmailov et al. 2018)."""
+    """Return an update that weighs all updates equally (Izmailov et al. 2018)."""
     found: Blend = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
     return found
 
 
 class Average:
-    """Follows a model's weights and running statistics.
+    """The average of a model's weights and running statistics.
 
-    Like torch's AveragedModel, whose every update copies a number to the GPU and waits for it.
+    Like torch's AveragedModel, but without its copy of a number to the GPU, and the wait for it, in every update.
     """
 
     def __init__(self, model: nn.Module, blend: Blend) -> None:
-        """The average starts at the weights of the first update."""
+        """Start the average at the weights of the first update."""
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.steps = 0
         self._blend = blend
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take a step towards the model: what is no fraction, such as a count of batches, is taken over."""
+        """Move towards the model's weights; copy values that are not floating point, such as batch counts."""
         ours, theirs = _tensors(self.module), _tensors(model)
         fractions = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.is_floating_point()]
         if self.steps > 0:
@@ -54,10 +54,10 @@ class Average:
 
 @torch.no_grad()
 def renew_statistics(average: nn.Module, model: nn.Module, pass_through: Callable[[], Iterable[object]]) -> None:
-    """Compute the running statistics of averaged weights again, as equal means over the batches of `pass_through`.
+    """Recompute the running statistics of averaged weights, as equal means over the batches of `pass_through`.
 
-    Statistics of one set of weights do not fit the mean of several. Each layer is in the mode that it has in `model`:
-    what is frozen there keeps its statistics. Like torch's `update_bn`, which trains all layers.
+    Statistics of one set of weights do not fit the mean of several. Each layer gets the mode that it has in `model`:
+    frozen layers keep their statistics. Torch's `update_bn` trains all layers instead.
     """
     learning = [
         layer
@@ -71,7 +71,7 @@ def renew_statistics(average: nn.Module, model: nn.Module, pass_through: Callabl
         layer.training = twin.training
     for layer in learning:
         layer.reset_running_stats()
-        # A mean over all batches.
+        # None: a mean over all batches.
         layer.momentum = None
     try:
         for _ in pass_through():

@@ -1,7 +1,7 @@
-"""Batch normalisation over all devices of a group, forward and backward, on any kind of device.
+"""Synchronized batch normalisation over all devices of a group, forward and backward, on any kind of device.
 
-torch's own SyncBatchNorm refuses tensors on a CPU, and takes the place of a network's layers. Here the layers stay: a
-context replaces what they compute, so that weights files, averages, pruning and export know nothing of it.
+torch's SyncBatchNorm refuses CPU tensors and replaces a network's layers. Here the layers stay: a context replaces
+their computation, so that weights files, averages, pruning and export are not affected.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 Add = Callable[[Tensor], Tensor]
-"""Puts the sum over all devices in the place of values, and returns them."""
+"""Replaces values in place by their sum over all devices, and returns them."""
 
 
 class Normalised(TorchFunctionMode):
-    """Within it, layers in training mode normalise by the mean and variance over all devices."""
+    """A context in which layers in training mode normalise by the mean and variance over all devices."""
 
     def __init__(self, add: Add, own: int, whole: int) -> None:
-        """Of a batch of `whole` images `own` are here; all devices must compute the same layers in the same order."""
+        """This device has `own` of a batch's `whole` images; all devices must compute the same layers in the same
+        order."""
         super().__init__()
         self.add, self.own, self.whole = add, own, whole
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Compute batch normalisation in another way, and all else as ever."""
+        """Replace batch normalisation, and pass on everything else."""
         if func is functional.batch_norm:
             return self._batch_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -47,7 +48,7 @@ class Normalised(TorchFunctionMode):
     ) -> Tensor:
         if not training:
             return functional.batch_norm(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
-        # Counted and not exchanged: a GPU would have to be waited for.
+        # Computed locally: exchanging the count would make the host wait for the GPU.
         count = inputs.numel() // inputs.shape[1] * self.whole // self.own
         mean, var = self._moments(inputs.detach(), count)
         if count == 1:
@@ -60,22 +61,22 @@ class Normalised(TorchFunctionMode):
         return found
 
     def _moments(self, inputs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return mean and variance [C] over all devices, which have `count` values a channel."""
+        """Return mean and variance [C] over all devices, with `count` values per channel in total."""
         kind = _exact(inputs)
         var, mean = torch.var_mean(inputs.to(kind), _axes(inputs), correction=0)
         mean, var = mean.double(), var.double()
         share = inputs.numel() // inputs.shape[1] / count
-        # Of means and variances, not of squares, whose difference loses digits.
+        # Combine means and variances, because a difference of squares loses digits.
         middle = self.add(mean * share)
         spread = self.add((var + (mean - middle) ** 2) * share)
         return middle.to(kind), spread.to(kind)
 
 
 class _Normalise(torch.autograd.Function):
-    """y = (x - mean) / sqrt(var + eps) * weight + bias, where mean and variance depend on x of all devices.
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance of x over all devices.
 
-    With n values a channel, z = (x - mean) / sqrt(var + eps), and sums over all devices:
-    dx = weight / sqrt(var + eps) * (dy - sum(dy) / n - z * sum(dy * z) / n).
+    With n values per channel, z = (x - mean) / sqrt(var + eps), and sums over all devices: dx = weight / sqrt(var +
+    eps) * (dy - sum(dy) / n - z * sum(dy * z) / n).
     """
 
     @staticmethod
@@ -114,7 +115,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _exact(inputs: Tensor) -> torch.dtype:
-    """Return the type of sums: no half-precision one."""
+    """Return a dtype for sums, at least single precision."""
     return torch.promote_types(inputs.dtype, torch.float32)
 
 

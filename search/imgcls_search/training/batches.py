@@ -1,4 +1,4 @@
-"""What goes through the network in a step: the images of each batch in order, augmented, mixed, and cut into parts."""
+"""The inputs of each training step: the images of each batch in order, augmented, mixed, and split into parts."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from imgcls_search.training.losses import mass_of
 from imgcls_search.training.session import Session
 
 AUGMENTED_BYTES = 2**23
-"""Pixels that a GPU augments at a time, a byte each."""
+"""Pixels that a GPU augments at a time, one byte each."""
 
 
 def order_of(session: Session, images: ImageSet) -> tuple[Tensor, ...]:
-    """Return the images of each step of the next epoch, and set the random state that the epoch begins with."""
+    """Return the image numbers of each step of the next epoch, and seed the random state for that epoch."""
     # All randomness of an epoch (order, augmentation, dropout) comes from (seed, epoch): a resumed training draws the
-    # same without carrying generators from process to process.
+    # same numbers without saving any generator state.
     torch.manual_seed(session.seed * 1_000_003 + session.epoch)
-    # Parts of nearly equal size, none larger than a batch: a rest of one image would break batch normalisation.
+    # Batches of nearly equal size, none larger than `batch_size`: a last batch of one image would break batch
+    # normalisation.
     steps = math.ceil(len(images) / session.recipe.batch_size)
     return (images.balanced() if session.recipe.draw == "balanced" else images.shuffled()).tensor_split(steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What goes through a network in one piece."""
+    """A part of a batch that goes through the network at once."""
 
     inputs: Tensor
     targets: Tensor
     share: Tensor | float
-    """What its mean loss counts in that of the batch."""
+    """The weight of its mean loss in the loss of the batch."""
 
     of_images: float
-    """Its images / those of the batch."""
+    """Its images / images of the batch."""
 
     context: Callable[[], AbstractContextManager[object]] = nullcontext
     """For the forward pass."""
@@ -51,7 +52,7 @@ class Part:
 def parts_of(
     session: Session, inputs: Tensor, labels: Tensor, step: int, count: int, mix: Mix | None = None
 ) -> Iterator[Part]:
-    """Mix a batch of `count` images and yield it in parts; with several devices, those of this one's share of it."""
+    """Mix a batch of `count` images and yield it in parts; with several devices, only the parts of this device."""
     mix = session.mix if mix is None else mix
     if session.group is not None:
         yield from _parts_in_group(session, session.group, inputs, labels, step, count, mix)
@@ -73,14 +74,14 @@ def _parts_in_group(
     parts = group.parts(count, session.micro_batches)
     targets = labels
     if mix is not mix_nothing:
-        # An image is mixed with its neighbour in the batch, which another device may have.
+        # An image is mixed with its neighbour in the batch, which may be on another device.
         own = group.own(count, session.micro_batches).to(inputs.device)
         inputs, targets = mix(group.whole(inputs, parts), group.whole(labels, parts))
         inputs, targets = inputs[own], targets[own]
     sizes = [len(part[group.rank]) for part in parts]
     mass = mass_of(session.loss, targets)
     whole = group.add(mass) if isinstance(mass, Tensor) else float(count)
-    # Views of an image go together: a batch that has several is one part.
+    # All views of an image stay together: a batch with several views is one part.
     several = torch.split(inputs, sizes) if len(sizes) > 1 else [inputs]
     for number, (part, wanted) in enumerate(zip(several, torch.split(targets, sizes), strict=True)):
         yield Part(
@@ -94,26 +95,27 @@ def _parts_in_group(
 
 @contextmanager
 def _in_group(session: Session, group: Group, moment: tuple[int, int], own: int, whole: int) -> Iterator[None]:
-    """Have a forward pass draw its own numbers for dropout, and normalise by the whole micro-batch."""
+    """Use own random numbers for dropout in a forward pass, and normalise over the whole micro-batch."""
     kind = session.recipe.batch_norm
     with group.own_numbers(session.seed, session.epoch, *moment), group.normalising(kind, own, whole):
         yield
 
 
 def micro_batches(inputs: Tensor, targets: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a batch in parts of nearly equal size, none of fewer than `FEWEST_IMAGES` images."""
+    """Split a batch into parts of nearly equal size, each with at least `FEWEST_IMAGES` images."""
     parts = max(1, min(count, len(inputs) // FEWEST_IMAGES))
     yield from zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
 
 
 def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs, augmented and normalised on the device, float [B, C, H, W], and class numbers [B] of each part."""
+    """Yield for each part the inputs, augmented and normalised on the device, float [B, C, H, W], and class numbers
+    [B]."""
     group, of_batch = session.group, [len(part) for part in parts]
     own = [part if group is None else part[_own(session, group, part)] for part in parts]
     if isinstance(images, FeatureSet):
         yield from ((images.normalise(features), labels) for _, features, labels in images.batches(own))
         return
-    # A GPU spends no more time on many small images than on a few: several parts go through it together.
+    # Many small images take a GPU no longer than a few: augment several parts together.
     pixels_each = math.prod(images.pixels.shape[1:]) * of_batch[0]
     together = max(1, AUGMENTED_BYTES // pixels_each) if session.device != "cpu" else 1
     firsts = range(0, len(parts), together)
@@ -129,12 +131,12 @@ def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> It
 
 
 def _own(session: Session, group: Group, part: Tensor) -> Tensor:
-    """Return which images of a batch this device has, where the numbers of the images are."""
+    """Return which images of a batch belong to this device, on the device of `part`."""
     return group.own(len(part), session.micro_batches).to(part.device)
 
 
 def _drawing(session: Session, parts: Sequence[Tensor]) -> AbstractContextManager[None]:
-    """Return a context in which images of several batches are augmented, or this device's share of each."""
+    """Return a context for augmenting the images of several batches, or this device's share of each."""
     if session.group is None:
         return nullcontext()
     places, total = [], 0

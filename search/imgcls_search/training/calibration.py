@@ -1,7 +1,7 @@
-"""Temperatures that make probabilities mean what they say, and how far off they are (Guo et al. 2017).
+"""Temperatures that calibrate probabilities, and the calibration error (Guo et al. 2017).
 
-Logits [N, classes] are divided by one temperature; of several labels of an image, those of each label by its own. A
-temperature changes no order of the classes of an image, so that the same class stays the likeliest.
+Logits [N, classes] are divided by one temperature; with several labels per image, each label has its own. A temperature
+does not change the order of an image's classes, so the predicted class stays the same.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from imgcls_search.training.metrics import probabilities_of
 Array = np.ndarray[Any, Any]
 
 LOWEST, HIGHEST = 0.05, 20.0
-"""Beyond these a temperature fits nothing but images that are all right, or scores that say nothing."""
+"""Outside these bounds a temperature only fits images that are all right, or scores without information."""
 
 FEWEST_IMAGES = 50
-"""On fewer, what a temperature gains is less than chance."""
+"""With fewer images, the gain of a temperature is within chance."""
 
 FEWEST_OF_LABEL = 10
-"""Images with a label, and without it, that its temperature needs."""
+"""A label needs this many images with it, and as many without it, to get a temperature."""
 
 PARTS = 5
-"""Parts of the images: each is held out once, while a temperature is fitted on the others."""
+"""Cross-fitting folds: each is held out once while a temperature is fitted on the others."""
 
 BINS = 15
-"""Bins with equally many images."""
+"""Bins with equal numbers of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """How well probabilities fit what is true."""
+    """How well probabilities match the labels."""
 
     loss: float
-    """Log loss, nats; of several labels the mean over labels."""
+    """Log loss in nats; with several labels per image, the mean over labels."""
 
     error: float
-    """Expected calibration error over `BINS` bins with equally many images."""
+    """Expected calibration error over `BINS` bins with equal numbers of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Temperatures, and what they bring on images that they were not fitted on."""
+    """Temperatures, and their effect on images that they were not fitted on."""
 
     temperatures: tuple[float, ...]
-    """One, or one a label; 1 where none is kept."""
+    """One, or one per label; 1 where no temperature is kept."""
 
     before: Quality | None
-    """Without them; None where there was nothing to measure on."""
+    """Quality without temperatures; None if there are no images."""
 
     after: Quality | None
-    """With temperatures fitted on other images; None where no temperature is kept."""
+    """Quality with temperatures fitted on other images; None if no temperature is kept."""
 
     images: int
     reason: str = ""
@@ -63,16 +63,16 @@ class Calibration:
 
     @property
     def is_kept(self) -> bool:
-        """Whether there is a temperature that changes anything."""
+        """Whether any temperature differs from 1."""
         return any(temperature != 1 for temperature in self.temperatures)
 
     def applied(self, logits: Array) -> Array:
-        """Return logits [N, classes] over their temperatures."""
+        """Return logits [N, classes] divided by the temperatures."""
         divided: Array = logits / np.array(self.temperatures)
         return divided
 
     def threshold(self, label: int, probability: float) -> float:
-        """Return what a threshold of a label becomes, so that it decides as before."""
+        """Return the threshold of a label that gives the same decisions after calibration."""
         temperature = self.temperatures[label] if len(self.temperatures) > 1 else self.temperatures[0]
         if temperature == 1 or not 0 < probability < 1:
             return probability
@@ -80,9 +80,9 @@ class Calibration:
 
 
 def calibrate(logits: Array, labels: Array) -> Calibration:
-    """Return temperatures fitted on images [N, classes], each kept only where log loss on held-out images falls.
+    """Fit temperatures on images [N, classes], and keep each only if it lowers the log loss on held-out images.
 
-    `labels` are class numbers [N], or several labels of each image, 0 or 1 [N, classes].
+    `labels` are class numbers [N], or 0 or 1 [N, classes] with several labels per image.
     """
     if labels.ndim == 2:
         return _of_labels(logits.astype(np.float64), labels)
@@ -100,7 +100,7 @@ def calibrate(logits: Array, labels: Array) -> Calibration:
 
 
 def none(reason: str, before: Quality | None = None, images: int = 0, labels: int = 1) -> Calibration:
-    """Return what stands for no calibration, with its reason."""
+    """Return a calibration that changes nothing, with the reason."""
     return Calibration(temperatures=(1.0,) * labels, before=before, after=None, images=images, reason=reason)
 
 
@@ -129,13 +129,13 @@ def _of_labels(logits: Array, labels: Array) -> Calibration:
 
 
 Loss = Callable[[Array, Array, float], float]
-"""Returns the log loss of logits [N, classes] over a temperature, with labels [N]."""
+"""Returns the log loss of logits [N, classes] divided by a temperature, with labels [N]."""
 
 
 def _cross_fitted(logits: Array, labels: Array, loss: Loss) -> tuple[float | None, Array]:
-    """Return the temperature of all images, and logits of each over the temperature that the other parts have.
+    """Return the temperature for all images, and each image's logits divided by the temperature of the other folds.
 
-    It is None where one of them has no best temperature.
+    The temperature is None if the whole set or any fold has no best temperature.
     """
     temperature = fit_temperature(logits, labels, loss)
     held_out = logits.astype(np.float64)
@@ -148,7 +148,7 @@ def _cross_fitted(logits: Array, labels: Array, loss: Loss) -> tuple[float | Non
 
 
 def _parts(labels: Array) -> Iterator[Array]:
-    """Yield which images are held out in turn, each class spread evenly, always the same ones."""
+    """Yield a mask of the held-out images of each fold; classes are spread evenly, and folds are always the same."""
     drawn = np.random.default_rng(0).permutation(len(labels))
     order = drawn[np.argsort(labels[drawn], kind="stable")]
     number = np.empty(len(labels), dtype=np.int64)
@@ -158,11 +158,11 @@ def _parts(labels: Array) -> Iterator[Array]:
 
 
 def fit_temperature(logits: Array, labels: Array, loss: Loss | None = None) -> float | None:
-    """Return the temperature with the lowest log loss on images, None where none between the bounds is the lowest.
+    """Return the temperature with the lowest log loss on images, None if no minimum is between the bounds.
 
-    The loss is convex in 1 / temperature, so that there is one minimum at most. Where all images are right the loss
-    falls on towards 0; where scores are worse than chance it falls on towards infinity, and beyond it, where a
-    temperature is negative.
+    The loss is convex in 1 / temperature, so it has at most one minimum. If all images are right, the loss keeps
+    falling towards temperature 0; if scores are worse than chance, it falls towards infinity and on into negative
+    temperatures.
     """
     from scipy.optimize import minimize_scalar
 
@@ -198,15 +198,15 @@ def quality(logits: Array, labels: Array) -> Quality:
 
 
 def probabilities(logits: Array, labels: Array) -> Array:
-    """Return probabilities [N, classes] for labels of either kind."""
+    """Return probabilities [N, classes], for one label or several labels per image."""
     return probabilities_of(logits, several=labels.ndim == 2)
 
 
 def confidences(probabilities: Array, labels: Array) -> tuple[Array, Array]:
-    """Return how sure each statement is, and whether it is right.
+    """Return the confidence of each prediction, and whether it is right.
 
-    With one class an image there is one statement an image: the likeliest class. With several labels there is one for
-    each label of each image: that the image has it, with its probability.
+    With one class per image, each image has one prediction: its likeliest class. With several labels, each label of
+    each image has one: that the image has the label, with its probability.
     """
     if labels.ndim == 2:
         return probabilities.ravel(), labels.ravel().astype(bool)
@@ -214,14 +214,15 @@ def confidences(probabilities: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def bins(confidence: Array, right: Array) -> list[tuple[int, float, float]]:
-    """Return number, mean confidence and share right of `BINS` bins with equally many statements, from low to high."""
+    """Return the size, mean confidence and share right of `BINS` bins with equal numbers of predictions, from low to
+    high."""
     order = np.argsort(confidence, kind="stable")
     parts = [part for part in np.array_split(order, BINS) if len(part)]
     return [(len(part), float(confidence[part].mean()), float(right[part].mean())) for part in parts]
 
 
 def calibration_error(confidence: Array, right: Array) -> float:
-    """Return the expected calibration error over `BINS` bins with equally many statements."""
+    """Return the expected calibration error over `BINS` bins with equal numbers of predictions."""
     if not len(confidence):
         return 0.0
     return sum(count * abs(share - mean) for count, mean, share in bins(confidence, right)) / len(confidence)

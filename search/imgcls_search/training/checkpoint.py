@@ -1,4 +1,4 @@
-"""Files that hold weights: written whole or not at all, read without running anything that they say."""
+"""Weights files: written completely or not at all, and read without running code from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgcls_search.errors import CheckpointError
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write a state of tensors and plain values; a crash leaves the old file or the new one, never half of one."""
+    """Save tensors and plain values; after a crash, the file is either the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(path) as draft, draft.open("w+b") as file:
         torch.save(dict(state), file)
@@ -21,7 +21,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a state onto the CPU.
+    """Load a state onto the CPU.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds anything but tensors and plain values.
@@ -34,7 +34,7 @@ def load(path: Path) -> dict[str, Any]:
     except archive.DamagedError as error:
         raise CheckpointError(f"{path}: not a weights file of this program, or damaged ({error})") from error
     except Exception as error:
-        # torch answers a damaged file with half a dozen unrelated exceptions, some of them with pages of advice.
+        # torch raises half a dozen unrelated exceptions for damaged files, some with pages of advice.
         raise CheckpointError(
             f"{path}: not a weights file of this program, or damaged ({type(error).__name__})"
         ) from error

@@ -1,4 +1,4 @@
-"""How a network does on worse pictures: `corruption_accuracy`."""
+"""The accuracy of a network on corrupted images: `corruption_accuracy`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from imgcls_search.measures import CORRUPTION
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
-"""The number of each image [B] in its split, pixels, uint8 [B, C, H, W], and class numbers [B]."""
+"""Image numbers [B] in the split, pixels, uint8 [B, C, H, W], and class numbers [B]."""
 
 Logits = Callable[[Tensor], np.ndarray[Any, Any]]
 """Returns logits [B, classes] of pixels, uint8 [B, C, H, W]."""
@@ -23,12 +23,12 @@ Table = Mapping[tuple[str, int], float]
 
 
 def is_wanted(named: Iterable[str]) -> bool:
-    """Tell whether the measure is among those that are named."""
+    """Tell whether the metric is named."""
     return CORRUPTION in named
 
 
 def accuracies(batches: Batches, logits: Logits) -> Table:
-    """Return the accuracy of a network at each corruption and severity."""
+    """Return the accuracy of a network for each corruption and severity."""
     cases = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
     right, count = dict.fromkeys(cases, 0), 0
     for numbers, pixels, labels in batches:
@@ -41,5 +41,5 @@ def accuracies(batches: Batches, logits: Logits) -> Table:
 
 
 def mean(table: Table) -> dict[str, float]:
-    """Return the measure: the mean over all corruptions and severities."""
+    """Return the metric: the mean over all corruptions and severities."""
     return {CORRUPTION: fmean(table.values())}

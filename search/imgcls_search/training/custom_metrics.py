@@ -1,4 +1,4 @@
-"""Metrics of other packages: functions (probabilities, labels) -> float, named as entry points."""
+"""Metrics of other packages: functions (probabilities, labels) -> float, registered as entry points."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgcls_search.measures import KNOWN, class_of
 from imgcls_search.trial import MEASURED, SIZES
 
 ENTRY_POINTS = "imgcls_search.metrics"
-"""The group in which a package names its metrics: `cost = "package.module:function"`."""
+"""The entry point group for metrics: `cost = "package.module:function"`."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -27,10 +27,10 @@ Metric = Callable[[Array, Array], Any]
 
 @cache
 def installed() -> Mapping[str, EntryPoint]:
-    """Return the metrics that installed packages add, without importing one.
+    """Return the metrics of installed packages, without importing them.
 
     Raises:
-        UserError: a name is taken, or cannot be one.
+        UserError: a name is taken or not allowed.
     """
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=ENTRY_POINTS):
@@ -47,12 +47,12 @@ def installed() -> Mapping[str, EntryPoint]:
 
 
 def is_custom(name: str) -> bool:
-    """Tell whether a metric is of another package, or a person's own function, named as `module:name`."""
+    """Tell whether a metric comes from another package, or is the user's own function, `module:name`."""
     return name in installed() or is_own_function(name)
 
 
 def is_own_function(name: str) -> bool:
-    """Tell whether a metric is a person's own function, named as `module:name`, and not a score of a class."""
+    """Tell whether a metric is the user's own function, `module:name`, and not a metric of a class."""
     return class_of(name) is None and own_code.is_reference(name)
 
 
@@ -62,16 +62,16 @@ def sentences() -> dict[str, str]:
 
 
 def measure(name: str, probabilities: Array, labels: Array) -> float:
-    """Return what a metric says of probabilities [N, classes], double precision, and class numbers [N].
+    """Return the value of a metric for probabilities [N, classes], double precision, and class numbers [N].
 
-    Where an image may have several labels, both are [N, labels], and the labels 0 or 1.
+    With several labels per image, both are [N, labels], and the labels are 0 or 1.
 
     Raises:
-        UserError: it cannot be loaded, fails, or does not give a finite number.
+        UserError: the metric cannot be loaded, fails, or does not return a finite number.
     """
     metric = load(name)
     try:
-        # Copies: what it does to its arguments is nobody else's business.
+        # Pass copies, because the metric may change its arguments.
         value = float(metric(probabilities.copy(), labels.copy()))
     except Exception as error:
         raise UserError(f"{_title(name)} failed ({type(error).__name__}: {first_line(error, 'no message')})") from error
@@ -81,10 +81,10 @@ def measure(name: str, probabilities: Array, labels: Array) -> float:
 
 
 def try_on(names: Collection[str], classes: int, labels: Array) -> None:
-    """Call metrics with the labels of some images and random probabilities, so that mistakes show before a training.
+    """Call metrics with some labels and random probabilities, to show mistakes before training.
 
     Raises:
-        UserError: one cannot be loaded, fails, or does not give a finite number.
+        UserError: a metric cannot be loaded, fails, or does not return a finite number.
     """
     random = np.random.default_rng(0)
     chances: Array = random.dirichlet(np.ones(classes), len(labels))
@@ -107,7 +107,7 @@ def load(name: str) -> Metric:
     """Import a metric.
 
     Raises:
-        UserError: it cannot be imported, or is no function.
+        UserError: it cannot be imported, or is not a function.
     """
     if name not in installed():
         try:
@@ -117,7 +117,7 @@ def load(name: str) -> Metric:
         return own
     try:
         found = installed()[name].load()
-    # Whatever somebody else's module raises when it is imported.
+    # Importing a foreign module may raise anything.
     except Exception as error:
         raise UserError(
             f"{_title(name)} cannot be loaded ({type(error).__name__}: {first_line(error, 'no message')}); "

@@ -1,4 +1,4 @@
-"""Which device and which arithmetic a training uses."""
+"""The device and the precision of a training."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def available_devices(wanted: str) -> list[str]:
 
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-"""Names of glibc's settings (malloc.h), and"""
+"""Codes of glibc's mallopt options (malloc.h)."""
 
 _LARGEST = (2**30, 2**25)
-"""sizes up to which a block is kept for the next one, bytes: the second is the most that an older glibc takes."""
+"""Block sizes in bytes up to which freed memory is kept; the second is the maximum of older glibc versions."""
 
 
 def settle_in(device: str) -> None:
-    """Make a process ready to train: on a CPU one thread, and freed memory kept for the next step."""
+    """Prepare a process for training: on a CPU, use one thread and keep freed memory for the next step."""
     if device == "cpu":
         torch.set_num_threads(1)
         keep_freed_memory()
@@ -50,9 +50,9 @@ def settle_in(device: str) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread meanwhile.
+    """Compute with one thread inside the context.
 
-    Beside other processes threads that wait for each other and for a core are slower than one.
+    Beside other processes, several threads that wait for each other and for a core are slower than one.
     """
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -64,27 +64,27 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def keep_freed_memory() -> None:
-    """Keep the memory that this process frees for its next blocks, from now on.
+    """Keep memory that this process frees for its later allocations.
 
-    Large blocks otherwise go back to the system and come again page by page: on two cores of an EPYC a training step
-    of a ResNet-8 takes 1.1 times, of a small ViT 1.2 times and of a LeNet-5 1.3 times as long, and a prediction of
+    Otherwise large blocks go back to the system and return page by page: on two cores of an EPYC a training step of a
+    ResNet-8 takes 1.1 times, of a small ViT 1.2 times and of a LeNet-5 1.3 times as long, and a prediction of
     EfficientNet-Lite0 for 32 images of 192x256 pixels 2.7 times.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    # Elsewhere than with glibc the system's ways are kept: nothing but speed depends on it.
+    # Without glibc, change nothing: only speed depends on it.
     if set_option is not None and any(set_option(_MMAP_THRESHOLD, size) for size in _LARGEST):
         set_option(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_memory() -> None:
-    """Return what this process holds and does not use to the system, between two trials."""
+    """Return unused memory of this process to the system, between two trials."""
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if give_back is not None:
         give_back(0)
 
 
 def hardware(device: str) -> str:
-    """Return the name of a GPU or of the processor, on which the last digits of a training's numbers depend."""
+    """Return the name of the GPU or processor, which affects the last digits of a training's numbers."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     known = Path("/proc/cpuinfo")
@@ -97,7 +97,7 @@ def resolve_precision(precision: str, device: str) -> str:
     """Return `fp32`, `bf16` or `fp16` for a device.
 
     Raises:
-        DeviceError: fp16 anywhere but on CUDA, where small gradients are kept by scaling.
+        DeviceError: fp16 without CUDA; only there does gradient scaling protect small gradients.
     """
     on_cuda = device.startswith("cuda")
     if precision == "auto":
@@ -110,17 +110,17 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 REDUCE_OVERHEAD = "reduce_overhead"
-"""The value of `training.compile` that saves a small network on a GPU the launching of its operations."""
+"""The value of `training.compile` that saves small networks on a GPU the launch overhead of operations."""
 
 COMPILE_STEPS = 10_000
-"""Steps of a trial from which compiling, up to a minute, is taken to pay on a GPU; an estimate, not measured."""
+"""Steps of a trial from which compiling (up to a minute) should pay off on a GPU; an estimate, not measured."""
 
 
 def pays_to_compile(wanted: str | bool, device: str, steps: int) -> bool:
     """Tell whether a model should be compiled for a trial of `steps` steps.
 
-    On two CPU cores compiling a small network took 10 to 57 seconds and made it 1.65 times faster, which the trials of
-    a search rarely earn back.
+    On two CPU cores compiling a small network took 10 to 57 seconds and made it 1.65 times faster, which short trials
+    rarely earn back.
     """
     if wanted == "auto":
         return device.startswith("cuda") and steps >= COMPILE_STEPS
@@ -133,14 +133,14 @@ def compiled(model: nn.Module, wanted: str | bool) -> Callable[..., Any]:
 
 
 FEWEST_CHANNELS = 16
-"""Input channels from which a strided 1x1 convolution can be trusted with the channels last."""
+"""Fewest input channels at which a strided 1x1 convolution is safe with channels last."""
 
 
 def fastest_layout(model: nn.Module) -> torch.memory_format:
-    """Return the order of numbers in memory in which a model computes fastest.
+    """Return the memory format in which a model computes fastest.
 
-    Networks of convolutions are 1.1 to 1.9 times as fast with the channels last (measured on a CPU at 8 and 32
-    pixels), transformers with one convolution at the front are not.
+    Networks of convolutions are 1.1 to 1.9 times as fast with channels last (measured on a CPU at 8 and 32 pixels);
+    transformers with one convolution at the front are not.
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     is_safe = not any(_overruns_memory(convolution) for convolution in convolutions)
@@ -148,13 +148,13 @@ def fastest_layout(model: nn.Module) -> torch.memory_format:
 
 
 def move(model: Network, device: str) -> Network:
-    """Move a model to a device, into the order of numbers in memory in which it computes fastest, and return it."""
+    """Move a model to a device, in its fastest memory format, and return it."""
     return model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload, no-any-return]
 
 
 def _overruns_memory(convolution: nn.Conv2d) -> bool:
-    # With the channels last, oneDNN's backward pass of such a convolution writes beyond its memory and kills the
-    # process sooner or later (torch 2.14.1, AVX2: below 8 channels; twice that for wider processors, unseen).
+    # With channels last, oneDNN's backward pass of such a convolution writes beyond its memory and eventually kills the
+    # process (torch 2.14.1, AVX2: below 8 channels; doubled here for wider processors, not tested).
     return (
         convolution.kernel_size == (1, 1)
         and convolution.stride != (1, 1)

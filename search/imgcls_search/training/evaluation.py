@@ -1,4 +1,4 @@
-"""A network on images that it does not learn from: its logits, and the metrics of them."""
+"""Evaluate a network on held-out images: its logits and metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def evaluate(
     """Return the metrics of a model on a set of images; the devices of a group share the work.
 
     Raises:
-        DivergedError: the model gives NaN or infinite logits.
+        DivergedError: the logits are NaN or infinite.
     """
     logits = predict(model, images, precision=precision, group=group)
     labels = images.labels.cpu().numpy() if isinstance(images.labels, Tensor) else np.asarray(images.labels)
@@ -38,7 +38,7 @@ def evaluate(
 
 @torch.inference_mode()
 def corruptions(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> corrupted.Table:
-    """Return the accuracy of a model on worse versions of a set of images."""
+    """Return the accuracy of a model on corrupted versions of a set of images."""
     model.eval()
 
     def logits(pixels: Tensor) -> np.ndarray[Any, Any]:
@@ -53,7 +53,7 @@ def corruptions(model: nn.Module, images: ImageSet, *, precision: str = "fp32") 
 def predict(
     model: nn.Module, images: ImageSet, *, precision: str = "fp32", group: Group | None = None
 ) -> np.ndarray[Any, Any]:
-    """Return logits, float32 [N, classes], of every image in order; the devices of a group share the work."""
+    """Return the logits, float32 [N, classes], of all images in order; the devices of a group share the work."""
     model.eval()
     blocks = in_order(images)
     own = blocks if group is None else blocks[group.rank :: group.size]

@@ -1,4 +1,4 @@
-"""What holds while pretrained weights are trained on: frozen parts, and slower stages."""
+"""Fine-tuning of pretrained weights: frozen parts, and lower learning rates per stage."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from imgcls_search.models.heads import dropout_before
 from imgcls_search.training.recipe import Finetune
 
 Hold = Callable[[nn.Module, int], None]
-"""Called with the model, in training mode, and the number of epochs done at the start of each epoch."""
+"""Called at the start of each epoch with the model, in training mode, and the number of epochs done."""
 
 
 def check_freeze(recipe: Finetune, num_stages: int | None) -> None:
-    """Refuse to freeze or to slow stages that a model does not have; `num_stages` is None where it does not tell them.
+    """Refuse to freeze or slow down stages that a model lacks; `num_stages` is None if the model declares none.
 
     Raises:
-        BuildError: the model has fewer stages, or does not tell them.
+        BuildError: the model has fewer stages, or declares none.
     """
     if recipe.freeze != "none" and num_stages is None:
         raise BuildError("finetune.freeze", "this model does not say what its stages are; allowed: none")
@@ -32,7 +32,7 @@ def check_freeze(recipe: Finetune, num_stages: int | None) -> None:
 
 
 def frozen_parts(anatomy: Anatomy, recipe: Finetune) -> tuple[str, ...]:
-    """Return the names of the modules and parameters that are frozen at first."""
+    """Return the names of the modules and parameters that start frozen."""
     if recipe.freeze == "none":
         return ()
     count = len(anatomy.stages) if recipe.freeze == "backbone" else recipe.freeze
@@ -40,10 +40,10 @@ def frozen_parts(anatomy: Anatomy, recipe: Finetune) -> tuple[str, ...]:
 
 
 def hold(parts: tuple[str, ...], recipe: Finetune) -> Hold:
-    """Return what freezes parts of a model for as long as the recipe says.
+    """Return a function that freezes parts of a model for as long as the recipe says.
 
-    A frozen part is in evaluation mode: its running statistics and its dropout rest too. Of a frozen backbone that is
-    all but the head, also if stages are given as parameters, and so its features are the same in every epoch.
+    Frozen parts are in evaluation mode: their running statistics and dropout are off too. With a frozen backbone this
+    covers everything but the head, even if stages are given as parameters, so its features are the same in every epoch.
     """
 
     def apply(model: nn.Module, epoch: int) -> None:
@@ -66,7 +66,7 @@ def hold_nothing(model: nn.Module, epoch: int) -> None:
 
 
 def head_of(model: nn.Module) -> nn.Sequential:
-    """Return what reads a model's features: the dropout that stands before its head, if one does, and the head."""
+    """Return the layers after a model's features: the dropout before the head, if there is one, and the head."""
     anatomy = model.anatomy
     assert isinstance(anatomy, Anatomy), "only models that tell their head have a frozen backbone"
     before, head = dropout_before(model), model.get_submodule(anatomy.head)
@@ -74,16 +74,16 @@ def head_of(model: nn.Module) -> nn.Sequential:
 
 
 def slow_backbone(optimizer: Optimizer, model: nn.Module, anatomy: Anatomy, recipe: Finetune) -> None:
-    """Split an optimizer's groups, so that everything but the head learns at a fraction of the rate.
+    """Split an optimizer's groups so that everything but the head learns at a lower rate.
 
-    That is `backbone_lr_factor`, and with `layer_decay` less from stage to stage, from the head to the image, as in
-    BEiT (Bao et al. 2021): the last of n stages learns at layer_decay times it, the first at layer_decay^n.
+    The factor is `backbone_lr_factor`; with `layer_decay` it falls stage by stage from the head to the image, as in
+    BEiT (Bao et al. 2021): the last of n stages is multiplied by layer_decay, the first by layer_decay^n.
     """
     factors = _factors(model, anatomy, recipe)
     in_head = {id(parameter) for parameter in model.get_submodule(anatomy.head).parameters()}
     groups = []
     for group in optimizer.param_groups:
-        # The head in a group of its own, and first, as checkpoints of earlier versions have it.
+        # The head is a separate group, and the first, as in checkpoints of earlier versions.
         shares: dict[tuple[bool, float], list[nn.Parameter]] = {}
         for parameter in group["params"]:
             shares.setdefault((id(parameter) not in in_head, -factors[id(parameter)]), []).append(parameter)
@@ -94,7 +94,7 @@ def slow_backbone(optimizer: Optimizer, model: nn.Module, anatomy: Anatomy, reci
 
 
 def _factors(model: nn.Module, anatomy: Anatomy, recipe: Finetune) -> dict[int, float]:
-    """Return the fraction of the learning rate of each parameter, by its identity."""
+    """Return the learning rate factor of each parameter, by its id."""
     count = len(anatomy.stages)
     prefixes = {name: stage for stage, names in enumerate(anatomy.stages) for name in names}
     found = {}
@@ -104,7 +104,7 @@ def _factors(model: nn.Module, anatomy: Anatomy, recipe: Finetune) -> dict[int, 
             continue
         parts = name.split(".")
         ways = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-        # What belongs to no stage is as far from the head as the image.
+        # Parameters outside all stages count as farthest from the head.
         stage = next((prefixes[way] for way in ways if way in prefixes), 0)
         found[id(parameter)] = recipe.backbone_lr_factor * recipe.layer_decay ** (count - stage)
     return found

@@ -1,10 +1,10 @@
 """Several devices that train one network: each has a part of every batch, and all take the same steps.
 
-Gradients are added by hand and not by torch's DistributedDataParallel: each device weighs its part of the loss by its
-share of the batch, so that the sum is the gradient of the batch as one device computes it, for micro-batches, for
-weights of classes, for the first epochs of a frozen network and for a loss that sees all images of a batch alike.
+Gradients are added here and not by torch's DistributedDataParallel: each device weighs its loss by its share of the
+batch, so that the sum is the gradient that one device would compute for the batch. This also holds for micro-batches,
+class weights, the first epochs of a frozen network and losses that compare all images of a batch.
 
-All devices are of one machine. They find each other by a file, and talk over the loopback interface.
+All devices are on one machine. They find each other through a file, and communicate over the loopback interface.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from imgcls_search.training.batch_norm import Normalised
 from imgcls_search.training.loopback import interface
 
 PATIENCE = timedelta(hours=2)
-"""How long a device may wait for another one before the group is given up. A process that ends is noticed at once."""
+"""How long a device waits for the others before it gives up. A process that ends is noticed at once."""
 
 BUCKET_BYTES = 2**25
-"""Gradients that are sent together."""
+"""Bytes of gradients that are sent together."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class GroupLostError(BaseException):
-    """Another device of the group is gone; no failure of the training, which continues with other processes."""
+    """Another device of the group is gone. The training has not failed: it continues with other processes."""
 
 
 def _together(exchange: Callable[P, T]) -> Callable[P, T]:
-    """Have an exchange between devices tell that one of them is gone by an error of its own."""
+    """Raise `GroupLostError` if another device is lost during an exchange."""
 
     @wraps(exchange)
     def run(*args: P.args, **given: P.kwargs) -> T:
@@ -58,21 +58,21 @@ def _together(exchange: Callable[P, T]) -> Callable[P, T]:
 
 
 class Group:
-    """This process's place among those that train one network together."""
+    """This process's membership in the group that trains one network."""
 
     def __init__(self, member: GroupMember, device: str) -> None:
-        """Wait until all processes of the group are there.
+        """Wait until all processes of the group have joined.
 
         Raises:
-            DeviceError: they have no way to talk to each other.
-            GroupLostError: one of them did not come.
+            DeviceError: there is no loopback interface to communicate over.
+            GroupLostError: a process did not join.
         """
         self.rank, self.size, self.device = member.rank, member.size, device
         self._join(Path(member.file))
 
     @_together
     def _join(self, file: Path) -> None:
-        # By its own choice gloo listens where the machine's name leads to, which others may reach.
+        # By default gloo listens on the address of the host name, which other machines may reach.
         loopback = interface()
         if loopback is None:
             raise DeviceError(
@@ -89,7 +89,7 @@ class Group:
             world_size=self.size,
             timeout=PATIENCE,
         )
-        # NCCL meets at its first exchange only.
+        # NCCL connects at the first exchange.
         dist.all_reduce(torch.zeros(1, device=self.device))
         self.wait()
         if self.is_leader:
@@ -97,56 +97,56 @@ class Group:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process speaks for the group: it writes files and tells of events."""
+        """Whether this process acts for the group: it writes files and reports events."""
         return self.rank == 0
 
-    # Which images of a batch are whose.
+    # The split of a batch over devices.
 
     def parts(self, count: int, micro_batches: int) -> list[list[Tensor]]:
-        """Return where the images of each micro-batch of a batch go: by micro-batch, by device, int64.
+        """Return the image indices of each micro-batch of a batch: by micro-batch, by device, int64.
 
-        A micro-batch has the images that it would have on one device, but no device has none of them.
+        Micro-batches have the same images as on one device, but every device gets at least one.
         """
         most = max(1, min(micro_batches, count // max(FEWEST_IMAGES, self.size)))
         return [list(part.tensor_split(self.size)) for part in torch.arange(count).tensor_split(most)]
 
     def own(self, count: int, micro_batches: int) -> Tensor:
-        """Return which images of a batch this device has, int64, micro-batch by micro-batch."""
+        """Return the indices of this device's images in a batch, int64, micro-batch by micro-batch."""
         return torch.cat([part[self.rank] for part in self.parts(count, micro_batches)])
 
     def check_batches(self, images: int, steps: int) -> None:
         """Refuse batches that leave a device without an image.
 
         Raises:
-            BuildError: there are such.
+            BuildError: a batch has fewer images than there are devices.
         """
         if images // steps < self.size:
             least = f"{images} training images in batches of {images // steps}"
             raise BuildError("training.devices", f"{self.size} devices share each batch, and there are {least}")
 
-    # What is exchanged.
+    # Exchanges between devices.
 
     @_together
     def agree(self, said: bool) -> bool:
-        """Return what the leader says; whatever others say, all do the same."""
+        """Return the leader's value on all devices."""
         told = torch.tensor([said])
         dist.broadcast(told, src=0)
         return bool(told)
 
     @_together
     def wait(self) -> None:
-        """Return when all devices have come here."""
+        """Return when all devices have called this."""
         dist.all_reduce(torch.zeros(1))
 
     @_together
     def add(self, values: Tensor) -> Tensor:
-        """Put the sum over all devices in the place of values, and return them."""
+        """Replace values in place by their sum over all devices, and return them."""
         dist.all_reduce(values)
         return values
 
     @_together
     def gather(self, own: Tensor, counts: Sequence[int]) -> list[Tensor]:
-        """Return the rows of every device, of which device i has `counts[i]`."""
+        """Return the rows of every device; device i has `counts[i]` of them."""
         most = max(counts)
         padded = own if len(own) == most else torch.cat([own, own.new_zeros((most - len(own), *own.shape[1:]))])
         found = [torch.empty_like(padded, memory_format=torch.contiguous_format) for _ in range(self.size)]
@@ -154,17 +154,17 @@ class Group:
         return [rows[:count] for rows, count in zip(found, counts, strict=True)]
 
     def whole(self, own: Tensor, parts: Sequence[Sequence[Tensor]]) -> Tensor:
-        """Return the rows of a whole batch in its order, from those that this device has of `parts`."""
+        """Return the rows of a whole batch in order, from the rows that each device has according to `parts`."""
         places = [torch.cat([part[rank] for part in parts]) for rank in range(self.size)]
         rows = torch.cat(self.gather(own, [len(place) for place in places]))
         order = torch.cat(places).argsort()
         return rows[order.to(rows.device)]
 
     def blocks(self, own: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-        """Return the rows of all blocks in order, of which this device has each `size`th from its rank on."""
+        """Return the rows of all blocks in order; this device has every `size`th block from its rank on."""
         numbers = [list(range(rank, len(counts), self.size)) for rank in range(self.size)]
         sums = [sum(counts[number] for number in each) for each in numbers]
-        # A device without a block does not know how wide a row is.
+        # A device without a block does not know the width of a row.
         width = int(self.add(torch.tensor([own[0].shape[1] if own and self.is_leader else 0]))[0])
         rows = torch.cat(list(own)) if own else torch.empty((0, width), device=self.device)
         found = [
@@ -174,7 +174,7 @@ class Group:
         return torch.cat([found[number % self.size][number // self.size] for number in range(len(counts))])
 
     def add_gradients(self, optimizer: Optimizer) -> None:
-        """Put the sum over all devices in the place of each gradient."""
+        """Replace each gradient by its sum over all devices."""
         gradients = [
             parameter.grad
             for group in optimizer.param_groups
@@ -188,24 +188,24 @@ class Group:
                 gradient.copy_(values.view_as(gradient))
 
     def even_out(self, *models: nn.Module) -> None:
-        """Give running statistics their mean over all devices, so that each evaluates the same network."""
+        """Average running statistics over all devices, so that each evaluates the same network."""
         for model in models:
             for values in model.buffers():
                 if values.is_floating_point():
                     self.add(values).div_(self.size)
 
-    # How a training differs from that on one device.
+    # Differences from training on one device.
 
     @contextmanager
     def own_numbers(self, *moment: int) -> Iterator[None]:
-        """Draw within it, for dropout, what no other device draws; outside of it all draw the same."""
+        """Draw random numbers (dropout) that differ between devices inside the context; outside, all draw the same."""
         with torch.random.fork_rng(devices=[]):
             seed = np.random.SeedSequence([*moment, self.rank]).generate_state(1, np.uint64)[0]
             torch.manual_seed(int(seed) >> 1)
             yield
 
     def normalising(self, kind: str, own: int, whole: int) -> AbstractContextManager[object]:
-        """Return a context in which batch normalisation uses the statistics of all devices, if that is its kind.
+        """Return a context in which batch normalisation uses the statistics of all devices, if `kind` is `sync`.
 
         This device has `own` of a micro-batch's `whole` images.
         """
@@ -213,15 +213,15 @@ class Group:
 
 
 class WholeBatchLoss(nn.Module):
-    """A loss that sees all images of a batch, computed from the outputs of all devices."""
+    """A loss over all images of a batch, computed from the outputs of all devices."""
 
     def __init__(self, loss: nn.Module, group: Group, views: int) -> None:
-        """Outputs are those of `views` of each image, the first views of all before the second ones."""
+        """Outputs hold `views` of each image, the first views of all images before the second ones."""
         super().__init__()
         self.loss, self.group, self.views = loss, group, views
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of the whole batch; its gradient is that of this device's part, over its share."""
+        """Return the loss of the whole batch; its gradient is that of this device's part, divided by its share."""
         counts = self._counts(len(targets))
         seen = [_Gathered.apply(view, self.group, counts) for view in outputs.chunk(self.views)]
         found: Tensor = self.loss(torch.cat(seen), targets)
@@ -234,12 +234,12 @@ class WholeBatchLoss(nn.Module):
 
 
 class _Gathered(torch.autograd.Function):
-    """The rows of all devices. Each computes the same loss of them, and goes back with its own rows only."""
+    """The rows of all devices. Each device computes the same loss, and gets gradients for its own rows only."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: Group, counts: Sequence[int]) -> Tensor:
         ctx.first, ctx.count = sum(counts[: group.rank]), len(own)
-        # The loss is weighed by this device's share of the batch afterwards.
+        # The caller multiplies the loss by this device's share of the batch.
         ctx.factor = sum(counts) / len(own)
         return torch.cat(group.gather(own, counts))
 

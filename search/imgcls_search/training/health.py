@@ -1,4 +1,4 @@
-"""How good features are that were learned without labels, and whether they collapse."""
+"""The quality of features learned without labels, and the detection of collapse."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ RANDOM = "random_probe_accuracy"
 SPREAD, RANK = "spread", "effective_rank"
 
 COLLAPSED_EPOCHS, GROWTH = 3, 0.01
-"""Projections nearer to each other than `LEAST_SPREAD` for this many epochs have collapsed, unless they move apart by
-`GROWTH`: those of a network that has just begun are near to each other too."""
+"""Projections with a spread below `LEAST_SPREAD` for this many epochs have collapsed, unless the spread grows by
+`GROWTH`: the projections of a network that just started are close too."""
 
 MEASUREMENTS = 20
-"""How often neighbours and probe are measured in all, where a configuration does not say it."""
+"""How often neighbours and probe are measured in total, unless the configuration sets `health_every`."""
 
 MOST_KNOWN, MOST_ASKED, MOST_SPREAD = 2_000, 5_000, 512
-"""Labelled training images that probe and neighbours learn from, validation images that they are asked about, and those
-whose spread is measured after each epoch."""
+"""Labelled training images that probe and neighbours learn from, validation images that they classify, and images whose
+spread is measured after each epoch."""
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Measures a learner on labelled images after an epoch, from features of images as they are."""
+    """Measures a learner on labelled images after an epoch, from features of images without augmentation."""
 
     known: ImageSet
     """Labelled training images."""
@@ -51,7 +51,7 @@ class Health:
     """Validation images."""
 
     classes: int
-    """How many there are; 0 where an image may have several labels, so that there is no accuracy."""
+    """Number of classes; 0 with several labels per image, where there is no accuracy."""
 
     epochs: int
     every: int | None
@@ -59,7 +59,7 @@ class Health:
     precision: str = "fp32"
 
     def __call__(self, learner: nn.Module, epoch: int, wanted: Wanted | None) -> dict[str, float]:
-        """Return what is measured after an epoch, counted from 1; after 0 it is a random network's."""
+        """Return the measurements after an epoch, counted from 1; epoch 0 is the random network."""
         assert isinstance(learner, Learner), "only learners have features without a head"
         learner.eval()
         if epoch == 0:
@@ -88,23 +88,23 @@ class Health:
         return {RANDOM: self._probe(known, asked)}
 
     def _probe(self, known: Floats, asked: Floats) -> float:
-        # Its library would start a thread for each core, beside those of the other workers.
+        # BLAS would start a thread for each core, in competition with other workers.
         with threadpool_limits(torch.get_num_threads(), "blas"):
             head = fit_linear(known, _numbers(self.known), self.classes, self.seed)
         return float((head.logits(asked).argmax(axis=1) == _numbers(self.asked)).mean())
 
 
 def chosen(labels: Labels, most: int) -> npt.NDArray[np.int64]:
-    """Return the numbers of at most this many images, the same in each training."""
+    """Return the numbers of at most this many images, the same in every training."""
     drawn = np.random.RandomState(0).permutation(len(labels))[:most]
     numbers: npt.NDArray[np.int64] = np.sort(drawn).astype(np.int64)
     return numbers
 
 
 def spread(projections: Tensor) -> float:
-    """Return how far projections [N, D] are apart: about 1 where they fill all directions, 0 where all are one.
+    """Return how far projections [N, D] are apart: about 1 if they fill all directions, 0 if all are equal.
 
-    It is the mean over dimensions of the deviation of the normalised projections, times the root of their number.
+    It is the mean over dimensions of the standard deviation of the normalised projections, times sqrt(D).
     """
     directions = functional.normalize(projections.double(), dim=1)
     return float(directions.std(dim=0, correction=0).mean() * math.sqrt(projections.shape[1]))
@@ -113,7 +113,7 @@ def spread(projections: Tensor) -> float:
 def effective_rank(features: Tensor) -> float:
     """Return over how many directions features [N, F] vary: exp of the entropy of the shares of the singular values.
 
-    Roy and Vetterli 2007; of features less their mean.
+    Roy and Vetterli 2007; of centred features.
     """
     values = torch.linalg.svdvals(features.double() - features.double().mean(dim=0))
     shares = values / values.sum().clamp(min=1e-30)
@@ -121,10 +121,10 @@ def effective_rank(features: Tensor) -> float:
 
 
 def refuse_collapsed(history: Sequence[Mapping[str, float]]) -> None:
-    """Stop a training whose projections are all one.
+    """Stop a training whose projections have collapsed.
 
     Raises:
-        DivergedError: they are, and have been for some epochs.
+        DivergedError: they have had almost no spread for some epochs.
     """
     last = [epoch[SPREAD] for epoch in history[-COLLAPSED_EPOCHS:] if SPREAD in epoch]
     if len(last) == COLLAPSED_EPOCHS and max(last) < LEAST_SPREAD and last[-1] - last[0] < GROWTH:
@@ -136,7 +136,7 @@ def refuse_collapsed(history: Sequence[Mapping[str, float]]) -> None:
 
 
 def remark(history: Sequence[Mapping[str, float]]) -> str | None:
-    """Return what a person should know of a finished pretraining whose features are worth nothing, None otherwise."""
+    """Return a warning if a finished pretraining is no better than a random network, None otherwise."""
     random = next((epoch[RANDOM] for epoch in history if RANDOM in epoch), None)
     probe = next((epoch[PROBE] for epoch in reversed(history) if PROBE in epoch), None)
     if random is None or probe is None or probe > random or random == 1:

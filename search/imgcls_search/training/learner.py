@@ -1,4 +1,4 @@
-"""What is pretrained: a network without its head, and the layers behind it that are dropped afterwards; its losses."""
+"""A network that is pretrained without its head, with projection layers that are dropped afterwards; its losses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from imgcls_search.models.heads import dropout_before
 
 
 class Learner(nn.Module):
-    """A network whose features go through a projection to the loss."""
+    """A network and a projection from its features to the loss."""
 
     def __init__(self, network: nn.Module, projection: nn.Module) -> None:
-        """`network` has no head: see `without_head`."""
+        """Take a `network` without head: see `without_head`."""
         super().__init__()
         self.network, self.projection = network, projection
 
@@ -32,15 +32,15 @@ class Learner(nn.Module):
         return found
 
     def backbone(self) -> Mapping[str, Tensor]:
-        """Return the weights of the network by the names that its family gives them, without a head."""
+        """Return the weights of the network without head, under the names of its family."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
 
 def without_head(model: nn.Module, path: str) -> nn.Module:
-    """Take the last layer off a model, and the dropout before it, and return it.
+    """Remove the last layer of a model, and the dropout before it, and return the model.
 
     Raises:
-        BuildError: the model does not tell which its last layer is.
+        BuildError: the model does not declare its last layer.
     """
     anatomy = getattr(model, "anatomy", None)
     if not isinstance(anatomy, Anatomy):
@@ -54,7 +54,7 @@ def without_head(model: nn.Module, path: str) -> nn.Module:
 
 @torch.no_grad()
 def num_features(network: nn.Module, channels: int, height: int, width: int) -> int:
-    """Return how many features a network without its head makes of an image."""
+    """Return the number of features of a network without head."""
     is_training = network.training
     found: Tensor = network.eval()(torch.zeros(1, channels, height, width)).flatten(1)
     network.train(is_training)
@@ -62,7 +62,7 @@ def num_features(network: nn.Module, channels: int, height: int, width: int) -> 
 
 
 def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
-    """Return linear layers of some widths with batch normalisation and ReLU between them (Chen et al. 2020)."""
+    """Return linear layers of the given widths with batch normalisation and ReLU between them (Chen et al. 2020)."""
     layers: list[nn.Module] = []
     for before, width in zip([features, *widths], widths[:-1], strict=False):
         layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
@@ -71,18 +71,18 @@ def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
 
 
 class Contrast(nn.Module):
-    """NT-Xent (Chen et al. 2020): find the other view of an image among all views of the other images of a batch."""
+    """NT-Xent (Chen et al. 2020): find the other view of an image among all views in a batch."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
 
     def forward(self, projections: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of projections [2B, D]: first views of all images, then second ones.
+        """Return the mean loss of projections [2B, D]: the first views of all images, then the second ones.
 
-        -log(exp(s(i, j) / T) / sum over k != i of exp(s(i, k) / T)), s the cosine, j the other view of i.
+        -log(exp(s(i, j) / T) / sum over k != i of exp(s(i, k) / T)), with s the cosine and j the other view of i.
         """
-        # Similarities differ in digits that a half-precision number does not have.
+        # Similarities need more digits than half precision has.
         with torch.autocast(projections.device.type, enabled=False):
             directions = functional.normalize(projections.float(), dim=1)
             count = len(directions)
@@ -93,15 +93,15 @@ class Contrast(nn.Module):
 
 
 class Imitation(nn.Module):
-    """The cosine distance between projections and a teacher's features, these with mean 0 and deviation 1 each."""
+    """The cosine distance between projections and a teacher's features, standardised to mean 0 and deviation 1."""
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
-        """`mean` and `std` of each of the teacher's features over all images, [D]."""
+        """`mean` and `std` of the teacher's features over all images, [D]."""
         super().__init__()
-        # A feature that is always the same says nothing.
+        # A constant feature carries no information.
         self.register_buffer("mean", mean)
         self.register_buffer("scale", torch.where(std > 1e-6 * std.max().clamp(min=1e-12), 1 / std, 0))
 

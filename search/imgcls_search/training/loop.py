@@ -1,4 +1,4 @@
-"""The one train/evaluate loop, shared by search and retraining."""
+"""The train/evaluate loop that search and retraining share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imgcls_search.training.session import Session
 from imgcls_search.training.sharpness import Climbing, statistics_kept
 
 SETTLING_BATCHES = 16
-"""Batches from which statistics of averaged weights are taken."""
+"""Batches for the statistics of averaged weights."""
 
 
 def fit(
@@ -37,13 +37,13 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     wanted: Wanted | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train up to and including an epoch; after each, yield what it measured.
+    """Train up to and including an epoch; yield the metrics after each epoch.
 
-    `wanted` says what is measured beside the usual; after the training's last epoch all of it is.
+    `wanted` names metrics beyond the usual ones; after the training's last epoch all metrics are computed.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
-        StoppedError: `should_stop` said so in the middle of an epoch.
+        StoppedError: `should_stop` returned true in the middle of an epoch.
     """
     while session.epoch < until_epoch:
         started = time.perf_counter()
@@ -74,7 +74,7 @@ def _all_of(wanted: Wanted | None) -> Wanted | None:
 def _measure(
     session: Session, asked_of: ImageSet | None, validation: ImageSet | None, wanted: Wanted | None
 ) -> dict[str, float]:
-    """Return the metrics of an epoch that was trained, on the validation images or on their features (`asked_of`)."""
+    """Return the metrics after an epoch, on the validation images or on their features (`asked_of`)."""
     if session.observe is not None:
         return session.observe(session.deployed, session.epoch + 1, wanted)
     is_of_features = session.in_head_phase() is not None
@@ -83,13 +83,13 @@ def _measure(
         deployed = head_of(session.deployed) if is_of_features else session.deployed
         measured = evaluate(deployed, asked_of, precision=session.precision, wanted=wanted, group=session.group)
     if validation and wanted is not None and is_of_features and corrupted.is_wanted(wanted.named):
-        # Features are of the images as they are; worse ones go through the whole network.
+        # Features exist for the original images only; corrupted ones go through the whole network.
         measured |= corrupted.mean(corruptions(session.deployed, validation, precision=session.precision))
     return measured
 
 
 def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bool]) -> float:
-    """Show the model every image once, or as many in balance; return the mean loss."""
+    """Train one epoch, on every image once or on a balanced draw; return the mean loss."""
     order = order_of(session, images)
     steps = len(order)
     if session.group is not None:
@@ -102,7 +102,7 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
     for step, (inputs, labels) in enumerate(augmented(session, images, order)):
         if should_stop():
             raise StoppedError(f"stopped in epoch {session.epoch + 1}")
-        # The rate of the middle of the step: neither the first nor the last is wasted on a rate of zero.
+        # Use the rate at the middle of the step: neither the first nor the last step is wasted on a rate of zero.
         session.set_rate(session.epoch + (step + 0.5) / steps)
         session.optimizer.zero_grad(set_to_none=True)
         for loss in compute_gradients(session, forward, parts_of(session, inputs, labels, step, len(order[step]))):
@@ -122,7 +122,7 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
 
 
 def compute_gradients(session: Session, forward: Callable[[Tensor], Tensor], parts: Iterator[Part]) -> list[Tensor]:
-    """Leave the gradients of a batch in the parameters: those where they are, or where the loss is sharpest nearby."""
+    """Compute the gradients of a batch: at the current weights or, with SAM, where the loss is highest nearby."""
     if not isinstance(session.optimizer, Climbing):
         return add_gradients(session, forward, parts)
     several = list(parts)
@@ -133,7 +133,7 @@ def compute_gradients(session: Session, forward: Callable[[Tensor], Tensor], par
 
 
 def take_step(session: Session) -> None:
-    """Change the weights by their gradients, and the average of all steps after them."""
+    """Update the weights by their gradients, and then their average over steps."""
     if session.recipe.clip > 0:
         session.scaler.unscale_(session.optimizer)
         nn.utils.clip_grad_norm_(session.model.parameters(), session.recipe.clip)
@@ -144,7 +144,7 @@ def take_step(session: Session) -> None:
 
 
 def add_gradients(session: Session, forward: Callable[[Tensor], Tensor], parts: Iterable[Part]) -> list[Tensor]:
-    """Go forward and backward through the parts of a batch; gradients, and the losses returned, add up to its own."""
+    """Run the parts of a batch forward and backward; the gradients and the returned losses add up to the batch's."""
     losses = []
     for part in parts:
         with part.context(), autocast(session.device, session.precision):
@@ -162,7 +162,7 @@ def add_gradients(session: Session, forward: Callable[[Tensor], Tensor], parts: 
 
 
 def set_training(optimizer: Optimizer, is_training: bool) -> bool:
-    """Have an optimizer that averages weights put those in place that learn, or the average; tell whether it is one."""
+    """Switch an optimizer that averages weights between trained and averaged weights; return whether it is one."""
     change = getattr(optimizer, "train" if is_training else "eval", None)
     if change is not None:
         change()
@@ -171,7 +171,7 @@ def set_training(optimizer: Optimizer, is_training: bool) -> bool:
 
 @torch.no_grad()
 def settle_statistics(session: Session, images: ImageSet, order: Sequence[Tensor]) -> None:
-    """Give batch normalisation the statistics of the weights that are evaluated, which never saw a batch in training.
+    """Compute batch normalisation statistics for the evaluated weights, which never saw a batch in training.
 
     The first batches of the epoch go through the network once more, without gradients.
     """
@@ -182,7 +182,7 @@ def settle_statistics(session: Session, images: ImageSet, order: Sequence[Tensor
     before = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        # The mean over all batches.
+        # None: the mean over all batches.
         layer.momentum = None
     some = order[:SETTLING_BATCHES]
     for step, (inputs, labels) in enumerate(augmented(session, images, some)):
@@ -196,12 +196,12 @@ def settle_statistics(session: Session, images: ImageSet, order: Sequence[Tensor
 
 
 def average_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bool]) -> None:
-    """Take the weights after an epoch into the average of the last ones, and let its statistics fit it.
+    """Add the weights after an epoch to the average of the last epochs, and recompute its statistics.
 
-    The images of the epoch go through it once more, augmented as they were, but not mixed with each other.
+    The images go through the average once more, augmented as in the epoch, but not mixed.
 
     Raises:
-        StoppedError: `should_stop` said so.
+        StoppedError: `should_stop` returned true.
     """
     assert session.average is not None, "only where epochs are averaged"
     average = session.average.module
@@ -224,7 +224,7 @@ def average_epoch(session: Session, images: ImageSet, should_stop: Callable[[], 
 
 @torch.inference_mode()
 def mean_loss(session: Session, images: FeatureSet | ImageSet) -> float:
-    """Return the mean loss of a head that was fitted.
+    """Return the mean loss of a fitted head.
 
     Raises:
         DivergedError: it is NaN or infinite.

@@ -1,4 +1,4 @@
-"""The network interface over which processes of one machine talk, and nobody else. Without torch."""
+"""Find the loopback network interface, for processes of one machine only. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UP, LOOPBACK = 0x1, 0x8
 
 
 def interface() -> str | None:
-    """Return the name of the interface, None where this machine has none that is up."""
+    """Return the name of the loopback interface, None if none is up."""
     try:
         names = [name for _, name in socket.if_nameindex()]
     except OSError:
@@ -25,6 +25,6 @@ def _is_loopback(name: str) -> bool:
     try:
         flags = int((NETWORKS / name / "flags").read_text(), 16)
     except (OSError, ValueError):
-        # Other systems, and a container that hides it: it is lo0 on macOS and the BSDs, loopback_0 on Windows.
+        # Other systems, and containers that hide it: lo0 on macOS and the BSDs, loopback_0 on Windows.
         return name.startswith("lo")
     return flags & UP != 0 and flags & LOOPBACK != 0

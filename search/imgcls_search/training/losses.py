@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 """Logits [N, classes] and targets -> the mean loss, a scalar.
 
-Targets are class numbers [N], or shares of classes [N, classes], of which those with one whole class give the same.
+Targets are class numbers [N], or shares of classes [N, classes]; shares with one whole class give the same loss.
 """
 
 
 class Weighted:
-    """A loss whose mean is over what the classes of its images weigh, not over their number."""
+    """A loss that averages over the class weights of its images, not over their number."""
 
     def __init__(self, loss: Loss, weights: _Weights) -> None:
         self.loss, self.weights = loss, weights
@@ -30,14 +30,14 @@ class Weighted:
         return self.loss(logits, targets)
 
     def mass(self, targets: Tensor) -> Tensor:
-        """Return what images weigh together."""
+        """Return the total weight of the images."""
         weight = self.weights.on(targets)
         assert weight is not None, "only where classes weigh differently"
         return (targets @ weight).sum() if targets.is_floating_point() else weight[targets].sum()
 
 
 def mass_of(loss: Loss, targets: Tensor) -> Tensor | float:
-    """Return what images count in a mean loss: their number, or what their classes weigh together."""
+    """Return the denominator of a mean loss: the number of images, or the sum of their class weights."""
     return loss.mass(targets) if isinstance(loss, Weighted) else float(len(targets))
 
 
@@ -87,7 +87,7 @@ def focal(
     weights = _Weights(class_counts, classes, class_weights)
 
     def loss_of_shares(logits: Tensor, shares: Tensor) -> Tensor:
-        # The loss of every class as if it were the target, then the mean by shares.
+        # Compute the loss of every class as if it were the target, then average by shares.
         logs = functional.log_softmax(logits.float(), dim=1)
         weight = weights.on(logits)
         weighted = shares if weight is None else shares * weight
@@ -101,7 +101,7 @@ def focal(
         weight = weights.on(logits)
         if weight is None:
             return discounted.mean()
-        # Weighted as torch weighs cross-entropy: by the sum of the weights, not by the number of images.
+        # Divide by the sum of the weights, as torch does for cross-entropy, not by the number of images.
         return (discounted * weight[targets]).sum() / weight[targets].sum()
 
     return loss if weights.values is None else Weighted(loss, weights)
@@ -152,7 +152,7 @@ def asymmetric(
         logits, wanted = logits.float(), targets.float()
         shifted = (logits.sigmoid() - margin).clamp(min=0)
         positive = _power((-logits).sigmoid(), gamma_positive) * functional.logsigmoid(logits)
-        # log(1 - p) of logits, where there is no margin: 1 - p is 0 in single precision long before it.
+        # log(1 - p) from logits if there is no margin: in single precision, 1 - p rounds to 0 early.
         without = functional.logsigmoid(-logits) if not margin else (1 - shifted).log()
         negative = _power(shifted, gamma_negative) * without
         return -(wanted * positive + (1 - wanted) * negative).mean()
@@ -186,7 +186,7 @@ def sigmoid_focal(
 
 
 def _power(shares: Tensor, exponent: float) -> Tensor:
-    # The slope of x^0.5 at 0 is infinite, and 0 times that is no number.
+    # The slope of x^0.5 at 0 is infinite, and 0 times infinity is NaN.
     return shares.clamp(min=1e-8) ** exponent if exponent else shares.new_ones(())
 
 
@@ -197,13 +197,13 @@ LOSSES: Mapping[str, Callable[..., Loss]] = {
     "asymmetric": asymmetric,
     "sigmoid_focal": sigmoid_focal,
 }
-"""Builders take the images per class of the training split as `class_counts`, and the names as `classes`; those of
-`SEVERAL` the number of all `images` too."""
+"""Builders take the images per class of the training split as `class_counts`, and the names as `classes`; builders in
+`SEVERAL` also take the number of all `images`."""
 
 SEVERAL = ("binary_cross_entropy", "asymmetric", "sigmoid_focal")
-"""Losses for several labels of an image; targets are labels, 0 or 1 [N, labels], or shares of them.
+"""Losses for several labels per image; targets are labels, 0 or 1 [N, labels], or shares of them.
 
-Of a share each loss is what the label costs where the image has it, times the share, and the rest as where it lacks it.
+For a share s the loss is s times the cost of having the label, plus 1 - s times the cost of lacking it.
 """
 
 
@@ -211,7 +211,7 @@ def build_loss(component: Component, *, class_counts: Sequence[int], images: int
     """Build the loss of a configuration, for a training split of `images` images.
 
     Raises:
-        BuildError: it refuses an argument.
+        BuildError: the loss refuses an argument.
     """
     supplied = {"images": images} if component.name in SEVERAL else {}
     loss: Loss = build(LOSSES, component, class_counts=class_counts, classes=classes, **supplied)
@@ -221,23 +221,23 @@ def build_loss(component: Component, *, class_counts: Sequence[int], images: int
 def weights_of_classes(
     kind: str | Mapping[str, float], class_counts: Sequence[int], classes: Sequence[str]
 ) -> list[float] | None:
-    """Return what `class_weights` asks for as one weight a class; None where all weigh the same.
+    """Return one weight per class according to `class_weights`; None if all are equal.
 
     Raises:
-        BuildError: it names a class that is not there.
+        BuildError: it names a class that does not exist.
     """
     if isinstance(kind, Mapping):
         if classes and (strange := kind.keys() - set(classes)):
             raise BuildError("class_weights", f"there is no class {min(strange)!r}")
         return [kind.get(name, 1.0) for name in classes]
     if kind == "balanced":
-        # A part of the images, such as a fold, may have none of a class.
+        # A part of the images, such as a fold, may lack a class.
         return [sum(class_counts) / (len(class_counts) * max(images, 1)) for images in class_counts]
     return None
 
 
 def weights_of_labels(class_counts: Sequence[int], images: int) -> list[float]:
-    """Return for each label what makes the images that have it weigh as much as those that lack it."""
+    """Return a weight per label that balances the images that have it against those that lack it."""
     return [(images - count) / max(count, 1) for count in class_counts]
 
 

@@ -1,4 +1,4 @@
-"""What a model is measured by."""
+"""Metrics of a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METRICS: Mapping[str, str] = {
     **CORRUPTED,
     **{name: sentence for name, sentence in SEVERAL_ALWAYS.items() if name not in {*ALWAYS, *NAMED}},
 }
-"""Metrics of one evaluation, each with one sentence."""
+"""Metrics of one evaluation, each with a one-sentence description."""
 
 CALIBRATION_BINS = 15
 """Bins of equal width, as in Guo et al. 2017."""
@@ -31,34 +31,34 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What an evaluation is to measure beside what is always measured."""
+    """Metrics that an evaluation computes in addition to the standard ones."""
 
     classes: tuple[str, ...] = ()
-    """Names of the classes, by which metrics of single ones are called."""
+    """Class names, which metrics of single classes refer to."""
 
     named: tuple[str, ...] = ()
     """Metrics that an objective or a limit names."""
 
     costs: costs.Costs | None = None
-    """What decisions cost, by which `cost` and `decision_accuracy` are measured."""
+    """Costs of decisions, for `cost` and `decision_accuracy`."""
 
     is_full: bool = False
-    """Whether to measure all there is, as at the end of a training."""
+    """Whether to compute all metrics, as at the end of a training."""
 
     thresholds: tuple[float, ...] | None = None
-    """From which probability on an image has each of several labels; None: they are chosen on the measured images."""
+    """Thresholds of the labels, with several labels per image; None: chosen on the evaluated images."""
 
 
 def score(logits: Array, labels: Array, wanted: Wanted | None = None) -> dict[str, float]:
-    """Return every metric that has meaning, from logits [N, classes] and class numbers [N].
+    """Return every metric that is defined, from logits [N, classes] and class numbers [N].
 
-    Of several labels of each image, 0 or 1 [N, classes], see `metrics_several`.
+    With several labels per image, 0 or 1 [N, classes], see `metrics_several`.
 
-    Means over classes are over those that have an image. A metric of one class is left out where that class has no
-    image, `roc_auc`, and `sensitivity@...` also where there is no other class.
+    Means over classes skip classes without images. Metrics of one class are left out if the class has no image;
+    `roc_auc` and `sensitivity@...` also if there is no other class.
 
     Raises:
-        DivergedError: logits are NaN or infinite, of which the largest is no answer.
+        DivergedError: logits are NaN or infinite, so that the largest one means nothing.
     """
     if not np.isfinite(logits).all():
         raise DivergedError("the model gives NaN or infinite logits")
@@ -88,7 +88,7 @@ def score(logits: Array, labels: Array, wanted: Wanted | None = None) -> dict[st
 
 
 def _more(shown: _Shown, wanted: Wanted) -> dict[str, float]:
-    """Return what is named, or all there is, of what is not always measured."""
+    """Return the named metrics beyond the standard ones, or all of them."""
     probabilities, labels = shown.probabilities, shown.labels
     found: dict[str, float] = {}
     for name in NAMED if wanted.is_full else (name for name in wanted.named if name in NAMED):
@@ -115,7 +115,7 @@ def _more(shown: _Shown, wanted: Wanted) -> dict[str, float]:
 
 
 def _by_costs(shown: _Shown, wanted: Wanted) -> dict[str, float]:
-    """Return what the decisions by costs cost, and how many are right, as far as it is wanted."""
+    """Return the mean cost of cost-based decisions and their accuracy, if wanted."""
     if wanted.costs is None or not (wanted.is_full or COSTED.keys() & set(wanted.named)):
         return {}
     matrix = costs.matrix(wanted.costs, wanted.classes)
@@ -128,31 +128,30 @@ def _by_costs(shown: _Shown, wanted: Wanted) -> dict[str, float]:
 
 
 def confusion(labels: Array, predicted: Array, classes: int) -> Array:
-    """Return how many images of the class of the row are taken for that of the column."""
+    """Return the confusion matrix: rows are the true classes, columns the predicted ones."""
     counts: Array = np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes**2)
     return counts.reshape(classes, classes)
 
 
 class _Shown:
-    """What a model says of images, and how often it takes one class for another.
+    """A model's predictions and their confusion matrix.
 
-    The measures of it are a few sums over all classes at once: scikit-learn's, to which the tests hold them, took
-    100 ms instead of 4 on 216 images of 10 classes, which a search of short trainings would feel, and two seconds to
-    import.
+    Its metrics need a few sums over all classes at once: scikit-learn, which the tests compare with, takes 100 ms
+    instead of 4 on 216 images of 10 classes, too slow for searches of short trainings, and two seconds to import.
     """
 
     def __init__(self, probabilities: Array, predicted: Array, labels: Array) -> None:
         self.probabilities, self.predicted, self.labels = probabilities, predicted, labels
         self.confusion = confusion(labels, predicted, probabilities.shape[1])
-        """Images of the class of the row that are taken for that of the column."""
+        """Rows are the true classes, columns the predicted ones."""
         self.of_class, self.taken_for = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
         self.right = np.diag(self.confusion)
         self.present = self.of_class > 0
-        """Classes that have an image."""
+        """Mask of the classes that have an image."""
 
 
 def _of_each_class(shown: _Shown, classes: Sequence[str]) -> dict[str, float]:
-    """Return precision, recall, F1 and number of images of each class; of one without images that number alone."""
+    """Return precision, recall, F1 and number of images of each class; for a class without images the number alone."""
     found: dict[str, float] = {}
     for name, right, support, taken in zip(classes, shown.right, shown.of_class, shown.taken_for, strict=True):
         if support:
@@ -164,20 +163,20 @@ def _of_each_class(shown: _Shown, classes: Sequence[str]) -> dict[str, float]:
 
 
 def _macro_f1(shown: _Shown) -> float:
-    """Return the mean over classes that have an image."""
+    """Return the mean over classes that have images."""
     here = shown.present
     return float(np.mean(2 * shown.right[here] / (shown.of_class[here] + shown.taken_for[here])))
 
 
 def _loss(shown: _Shown) -> float:
-    """Return the mean cross-entropy; no probability counts as 0, whose logarithm is infinite."""
+    """Return the mean cross-entropy; probabilities are clipped, because the logarithm of 0 is infinite."""
     given = shown.probabilities[np.arange(len(shown.labels)), shown.labels]
     least = np.finfo(given.dtype).eps
     return float(-np.log(given.clip(least, 1 - least)).mean())
 
 
 def _top5_accuracy(logits: Array, labels: Array) -> float:
-    """Return the share of images whose class is among the five of the largest logits, of equal ones the last."""
+    """Return the share of images whose class has one of the five largest logits; of ties, the last ones count."""
     best = np.argsort(logits, axis=1, kind="stable")[:, -5:]
     return float((best == labels[:, None]).any(axis=1).mean())
 
@@ -187,7 +186,7 @@ def _balanced_accuracy(shown: _Shown) -> float:
 
 
 def _roc_auc(shown: _Shown) -> float | None:
-    """Return the mean area under the ROC curve of each class against the others."""
+    """Return the mean one-vs-rest area under the ROC curve."""
     if shown.present.sum() < 2:
         return None
     are_of = shown.labels[:, None] == np.flatnonzero(shown.present)
@@ -195,13 +194,13 @@ def _roc_auc(shown: _Shown) -> float | None:
 
 
 def _average_precision(shown: _Shown) -> float:
-    """Return the mean of the average precision of each class against the others."""
+    """Return the mean one-vs-rest average precision."""
     are_of = shown.labels[:, None] == np.flatnonzero(shown.present)
     return float(np.mean(average_precisions(shown.probabilities[:, shown.present], are_of)))
 
 
 def _mcc(shown: _Shown) -> float:
-    """Return the correlation for several classes (Gorodkin 2004), 0 where the labels or the predictions are all one."""
+    """Return the multiclass correlation (Gorodkin 2004), 0 if all labels or all predictions are equal."""
     count, right = float(len(shown.labels)), float(shown.right.sum())
     labels, taken = shown.of_class.astype(float), shown.taken_for.astype(float)
     spread = (count**2 - taken @ taken) * (count**2 - labels @ labels)
@@ -209,7 +208,7 @@ def _mcc(shown: _Shown) -> float:
 
 
 def _kappa(shown: _Shown) -> float | None:
-    """Return Cohen's kappa with quadratic weights (Cohen 1968), None where chance would agree as well."""
+    """Return Cohen's kappa with quadratic weights (Cohen 1968), None if the expected disagreement is 0."""
     numbers = np.arange(len(shown.of_class))
     weights = (numbers[:, None] - numbers) ** 2
     chance = float(shown.of_class @ weights @ shown.taken_for) / len(shown.labels)
@@ -217,7 +216,7 @@ def _kappa(shown: _Shown) -> float | None:
 
 
 def _calibration_error(shown: _Shown) -> float:
-    """Return the expected calibration error (Guo et al. 2017, eq. 3): bins (0, 1/15], (1/15, 2/15] and so on."""
+    """Return the expected calibration error (Guo et al. 2017, eq. 3), with bins (0, 1/15], (1/15, 2/15] and so on."""
     confidence, right = shown.probabilities.max(axis=1), shown.predicted == shown.labels
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
     bins = np.digitize(confidence, edges, right=True)
@@ -233,12 +232,12 @@ _MEASURES = {
     "kappa": _kappa,
     "ece": _calibration_error,
 }
-"""Functions of what a model says; None where undefined."""
+"""Functions of a model's predictions; None where undefined."""
 
 
 def softmax(logits: Array) -> Array:
     """Return probabilities [N, classes], in double precision, from logits [N, classes]."""
-    # SciPy's does the same, and takes a while to import.
+    # SciPy's softmax gives the same, but is slow to import.
     numbers = logits.astype(np.float64)
     powers = np.exp(numbers - numbers.max(axis=1, keepdims=True))
     probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
@@ -246,5 +245,5 @@ def softmax(logits: Array) -> Array:
 
 
 def probabilities_of(logits: Array, *, several: bool) -> Array:
-    """Return the probability of each class, or of each of `several` labels, [N, classes] from logits."""
+    """Return probabilities [N, classes] from logits, of classes or of `several` labels."""
     return metrics_several.sigmoid(logits) if several else softmax(logits)

@@ -1,4 +1,4 @@
-"""What a model is measured by where an image may have several labels, and the thresholds that decide which it has."""
+"""Metrics of a model with several labels per image, and the thresholds that decide which labels an image has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgcls_search.training import custom_metrics
 from imgcls_search.training.ranking import average_precisions, roc_areas, sensitivity
 
 MIDDLE = 0.5
-"""The threshold of a label that no image shows."""
+"""The threshold of a label that no image has."""
 
 Array = np.ndarray[Any, Any]
 
@@ -26,9 +26,9 @@ def score(
     is_full: bool = False,
     thresholds: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Return every metric that has meaning, from logits [N, labels] and labels, 0 or 1 [N, labels].
+    """Return every metric that is defined, from logits [N, labels] and labels, 0 or 1 [N, labels].
 
-    Without `thresholds` they are chosen on these very images. Means over labels are over those that have an image.
+    Without `thresholds`, they are chosen on these same images. Means over labels skip labels without images.
     """
     probabilities = sigmoid(logits)
     truth = labels.astype(bool)
@@ -69,7 +69,7 @@ def score(
 def _of_each_label(
     classes: Sequence[str], right: Array, support: Array, predicted: Array, precisions: Array, cuts: Array
 ) -> dict[str, float]:
-    """Return what is known of each label; of one without images its threshold and their number alone."""
+    """Return the metrics of each label; for a label without images, its threshold and their number alone."""
     found: dict[str, float] = {}
     for number, name in enumerate(classes):
         if support[number]:
@@ -85,8 +85,8 @@ def _of_each_label(
 def choose_thresholds(probabilities: Array, truth: Array) -> Array:
     """Return for each label the threshold with the largest F1 on some images, both [N, labels].
 
-    All thresholds between two neighbouring probabilities decide alike: 0.5 stands for them where it is among them, the
-    middle otherwise. Of equally good ones the nearest to 0.5 is taken; a label that no image has gets 0.5.
+    All thresholds between two neighbouring probabilities decide alike: use 0.5 if it is between them, else the middle.
+    Of equally good thresholds, take the nearest to 0.5; a label that no image has gets 0.5.
     """
     count, labels = probabilities.shape
     order = np.argsort(-probabilities, axis=0, kind="stable")
@@ -95,7 +95,7 @@ def choose_thresholds(probabilities: Array, truth: Array) -> Array:
     lower = np.vstack([upper[1:], np.zeros((1, labels))])
     total = truth.sum(axis=0)
     f1 = 2 * hits / (np.arange(1, count + 1)[:, None] + total)
-    # Images of equal probability are taken together.
+    # Images of equal probability cannot be separated.
     f1[lower >= upper] = -1.0
     middle = (lower + upper) / 2
     middle = np.where(middle > lower, middle, upper)

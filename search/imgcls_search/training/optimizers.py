@@ -186,7 +186,7 @@ def schedule_free(
 def sam(
     *,
     model: nn.Module,
-    # No choice is worth searching: one range of learning rates cannot serve both.
+    # `base` has no search range: one range of learning rates cannot serve both.
     base: Annotated[Literal["sgd", "adamw"], Arg("the optimizer that takes the steps")] = "sgd",
     rho: Annotated[
         float,
@@ -234,7 +234,7 @@ def _of_timm(name: str) -> Any:
 
 
 def _head_weight(model: nn.Module) -> Any:
-    """Return the weights of a model's last layer, None where it does not tell which that is."""
+    """Return the weights of a model's last layer, None if the model does not declare it."""
     from imgcls_search.models.anatomy import Anatomy
 
     anatomy = getattr(model, "anatomy", None)
@@ -255,7 +255,7 @@ OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
 
 
 def check_optimizer(config: TrialConfig) -> None:
-    """Refuse what an optimizer cannot do with other settings.
+    """Refuse settings that an optimizer cannot combine.
 
     Raises:
         BuildError: the setting, and what is allowed.
@@ -328,7 +328,7 @@ def step(
 ) -> Schedule:
     """Rise to the peak during warm-up, then fall by a factor at evenly spaced epochs."""
     length = epochs / (steps + 1)
-    # The small number keeps an epoch that lands on a boundary, such as 2 x (9 / 3), on its right side.
+    # The small number keeps epochs on a boundary, such as 2 x (9 / 3), on the right side of it.
     return _with_warmup(lambda progress: gamma ** int(progress / length + 1e-9), warmup_epochs)
 
 

@@ -1,4 +1,4 @@
-"""What the section `pretrain` may say, and what a configuration says there. Without torch."""
+"""The options of the section `pretrain`, and the values that a configuration has. Does not import torch."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class Teacher:
 
     kind: Literal["timm", "file", "study"]
     source: str
-    """timm's name of the network, the weights file, or the name of the study."""
+    """timm's name of the network, the path of a weights file, or the name of a study."""
 
     weights: str | None = None
-    """The weights of a network of timm: `imagenet`, or the path of a file."""
+    """Weights of a timm network: `imagenet`, or the path of a file."""
 
 
 def no_pretraining() -> None:
@@ -190,7 +190,7 @@ TEACHERS: Mapping[str, Callable[..., Teacher]] = {
 
 
 def pretrain_section() -> OneOf:
-    """Return what a space file may say of the pretraining: the arguments, and the components below them."""
+    """Return the schema of the section `pretrain`: its arguments, and the components below them."""
     optimizer = OneOf(options=options(PRETRAIN_OPTIMIZERS), default="adamw", doc="the optimizer of the pretraining")
     teacher = OneOf(
         options=options(TEACHERS), default="timm", fixed=True, doc="the network whose features are imitated"
@@ -208,7 +208,7 @@ def pretrain_section() -> OneOf:
 
 
 def plan(config: TrialConfig) -> SimCLR | Imitation | None:
-    """Return how a configuration pretrains, None where it does not."""
+    """Return the pretraining of a configuration, None if it has none."""
     if "pretrain" not in config.tree:
         return None
     component = config.component("pretrain")
@@ -223,7 +223,7 @@ def optimizer_of(config: TrialConfig) -> Component:
 
 
 def teacher_of(config: TrialConfig) -> Teacher | None:
-    """Return the network whose features a configuration imitates, None where it imitates none."""
+    """Return the teacher that a configuration imitates, None if it imitates none."""
     if "imitate" not in config.tree.get("pretrain", {}):
         return None
     found: Teacher = build(TEACHERS, config.component("pretrain.imitate.teacher"))

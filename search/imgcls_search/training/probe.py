@@ -1,4 +1,4 @@
-"""What features are worth: a linear layer and nearest neighbours fitted to them, both by scikit-learn."""
+"""Linear and nearest-neighbour probes of features, fitted by scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
-"""Inverse strengths of the penalty that are compared, for features of deviation 1."""
+"""Inverse penalty strengths that are compared, for features of deviation 1."""
 
 FOLDS = 3
 MOST_ROWS = 5_000
-"""Images by which the penalty is chosen; more make it slow, not better."""
+"""Images for the choice of the penalty; more make it slower, not better."""
 
 MOST_STEPS = 500
 TOLERANCE = 1e-5
-"""Of the gradient: probabilities are then within 0.01 of the optimum's."""
+"""Tolerance of the gradient: probabilities are within 0.01 of the optimum."""
 
 ROUGH = 1e-3
-"""The same where strengths are compared."""
+"""Tolerance when strengths are compared."""
 
 NEIGHBOURS = 10
 
@@ -42,7 +42,7 @@ class LinearHead:
     """[classes]."""
 
     strength: float
-    """The inverse strength of the penalty that was chosen."""
+    """The inverse strength of the chosen penalty."""
 
     def logits(self, features: Floats) -> Floats:
         """Return logits [N, classes] of features [N, D]."""
@@ -58,13 +58,13 @@ def fit_linear(
     strength: float | None = None,
     class_weights: Sequence[float] | None = None,
 ) -> LinearHead:
-    """Fit multinomial logistic regression with a quadratic penalty, chosen by cross-validation unless it is given.
+    """Fit multinomial logistic regression with a quadratic penalty, chosen by cross-validation unless given.
 
-    Features are brought to deviation 1 for the fit; the layer takes them as they are. Classes without an image get a
-    logit that no image reaches. `class_weights` [classes] say what an image of each class counts in the loss.
+    Features are scaled to deviation 1 for the fit; the returned layer takes unscaled features. Classes without images
+    get a logit below all others. `class_weights` [classes] weigh the images of each class in the loss.
     """
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    # A feature that is always the same says nothing, and has no deviation to be divided by.
+    # A constant feature carries no information, and its deviation of 0 cannot be divided by.
     std = np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, np.inf)
     scaled = np.asarray((features - mean) / std, dtype=np.float32)
     counted = None if class_weights is None else np.asarray(class_weights, dtype=np.float64)[labels]
@@ -87,10 +87,10 @@ def fit_linear(
 def fit_several(
     features: Floats, labels: npt.NDArray[Any], seed: int, label_weights: Sequence[float] | None = None
 ) -> LinearHead:
-    """Fit one logistic regression for each of several labels, 0 or 1 [N, labels], each with a penalty of its own.
+    """Fit one logistic regression for each of several labels, 0 or 1 [N, labels], each with its own penalty.
 
-    `label_weights` [labels] say what an image that has the label counts, where one that lacks it counts 1.
-    A label that all images have, or none, gets a logit that says so whatever the image.
+    `label_weights` [labels] weigh the images that have the label; images that lack it count 1. A label that all images
+    have, or none, gets a constant logit that says so.
     """
     weight, bias = np.zeros((labels.shape[1], features.shape[1]), np.float32), np.zeros(labels.shape[1], np.float32)
     strengths = []
@@ -100,16 +100,17 @@ def fit_several(
             continue
         weights = None if label_weights is None else (1.0, label_weights[label])
         head = fit_linear(features, column, 2, seed, class_weights=weights)
-        # Of two classes only the difference of the logits counts.
+        # With two classes, only the difference of the logits matters.
         weight[label], bias[label] = head.weight[1] - head.weight[0], head.bias[1] - head.bias[0]
         strengths.append(head.strength)
     return LinearHead(weight=weight, bias=bias, strength=float(np.median(strengths or [STRENGTHS[-1]])))
 
 
 def _choose(scaled: Floats, labels: Numbers, seed: int, counted: npt.NDArray[Any] | None) -> float:
-    """Return the strength with the least log loss over folds; the weakest penalty where there is too little to fold.
+    """Return the strength with the least log loss over folds; the weakest penalty if there are too few images for
+    folds.
 
-    `counted` [N] is what each image counts, None where all count the same.
+    `counted` [N] is the weight of each image, None if all are equal.
     """
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold
@@ -128,7 +129,7 @@ def _choose(scaled: Floats, labels: Numbers, seed: int, counted: npt.NDArray[Any
         return None if counted is None else counted[rows[chosen]]
 
     for known, asked in folds.split(rows, labels[rows]):
-        # Each strength starts from the coefficients of the one before.
+        # Each strength starts from the coefficients of the previous one.
         model = _regression(STRENGTHS[0], ROUGH, warm_start=True)
         for index, strength in enumerate(STRENGTHS):
             with _stopping_early_is_fine():
@@ -140,7 +141,7 @@ def _choose(scaled: Floats, labels: Numbers, seed: int, counted: npt.NDArray[Any
 
 @contextmanager
 def _stopping_early_is_fine() -> Iterator[None]:
-    # A weak penalty takes thousands of steps to its optimum; what the last of them change is below an image's worth.
+    # A weak penalty takes thousands of steps to its optimum; the last ones change less than one image does.
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
@@ -155,7 +156,7 @@ def _regression(strength: float, tolerance: float = TOLERANCE, *, warm_start: bo
 
 
 def predict_by_neighbours(known: Floats, labels: Numbers, asked: Floats) -> Numbers:
-    """Return for each row of `asked` the class of its nearest rows of `known`, by cosine; nearer ones count more."""
+    """Return for each row of `asked` the class of its nearest rows in `known`, by cosine, weighted by distance."""
     from sklearn.neighbors import KNeighborsClassifier
 
     count = min(NEIGHBOURS, len(labels))

@@ -1,4 +1,4 @@
-"""Measures of how well probabilities rank the images of a class above the others, whatever the threshold."""
+"""Metrics of how well probabilities rank the images of a class above the others, independent of thresholds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Array = np.ndarray[Any, Any]
 
 
 def average_precisions(probabilities: Array, are_of: Array) -> Array:
-    """Return for each class the mean, over its images, of the precision at the threshold that just takes each of them.
+    """Return the average precision of each class: the mean, over its images, of the precision at the image's rank.
 
-    `probabilities` and `are_of`, whether an image is of a class, are [N, classes]; each class has an image.
+    `probabilities` and `are_of` (whether an image is of a class) are [N, classes]; each class has an image.
     """
     order = np.argsort(-probabilities, axis=0, kind="stable")
     ordered = np.take_along_axis(probabilities, order, axis=0)
     hits = np.take_along_axis(are_of, order, axis=0)
     count = len(order)
-    # Images of equal probability are taken together: each sees the precision at the last of them.
+    # Images of equal probability share one threshold: each gets the precision at the last of them.
     is_last = np.vstack([ordered[1:] != ordered[:-1], np.ones((1, ordered.shape[1]), dtype=bool)])
     last = np.where(is_last, np.arange(count)[:, None], count)
     last = np.minimum.accumulate(last[::-1], axis=0)[::-1]
@@ -29,9 +29,9 @@ def average_precisions(probabilities: Array, are_of: Array) -> Array:
 
 
 def roc_areas(probabilities: Array, are_of: Array) -> Array:
-    """Return for each class the share of pairs that are in order, a tie for half a one (Mann and Whitney 1947).
+    """Return for each class the share of pairs in the right order; a tie counts half (Mann and Whitney 1947).
 
-    `probabilities` and `are_of`, whether an image is of a class, are [N, classes]; each class has some images, not all.
+    `probabilities` and `are_of` (whether an image is of a class) are [N, classes]; each class has some images, not all.
     """
     positive = are_of.sum(axis=0)
     ranks = np.stack([_ranks(column) for column in probabilities.T], axis=1)
@@ -41,9 +41,9 @@ def roc_areas(probabilities: Array, are_of: Array) -> Array:
 
 
 def _ranks(values: Array) -> Array:
-    """Return the place of each value in their order, from 1; equal ones share the mean of theirs.
+    """Return the rank of each value, from 1; equal values share their mean rank.
 
-    SciPy's does the same, and takes a second to import, in every worker.
+    SciPy's rankdata gives the same, but takes a second to import in every worker.
     """
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum()
@@ -52,11 +52,12 @@ def _ranks(values: Array) -> Array:
 
 
 def sensitivity(probabilities: Array, is_class: Array, least: float) -> float | None:
-    """Return the largest recall of a class over all thresholds of its probability [N] that keep a specificity."""
+    """Return the largest recall of a class over thresholds of its probability [N] with at least a specificity of
+    `least`."""
     from sklearn.metrics import roc_curve
 
     if is_class.all() or not is_class.any():
         return None
     false_positives, true_positives, _ = roc_curve(is_class, probabilities, drop_intermediate=False)
-    # Shares of whole images: what differs by rounding alone is equal.
+    # These are shares of whole images: treat values that differ by rounding as equal.
     return float(true_positives[1 - false_positives >= least - 1e-9].max())

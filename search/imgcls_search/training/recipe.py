@@ -69,7 +69,7 @@ class Training:
     """The sizes of the images, a component: see `training.resolution`."""
 
     def problem_of_average(self) -> str | None:
-        """Return what is wrong with the averages of the weights, None for nothing."""
+        """Return the problem with the averages of the weights, None if there is none."""
         if self.swa and self.ema:
             return f"{self.swa} beside training.ema {self.ema:g}: the weights have one average; allowed: one of them"
         if self.swa > self.epochs:
@@ -78,7 +78,7 @@ class Training:
 
 
 def check_devices(recipe: Training) -> None:
-    """Refuse what several devices cannot do together.
+    """Refuse settings that several devices cannot combine.
 
     Raises:
         BuildError: the setting, and what is allowed.
@@ -96,7 +96,7 @@ def check_devices(recipe: Training) -> None:
             reason = "statistics of each device's part depend on the number of devices, which auto leaves open"
             raise BuildError("training.batch_norm", f"local: {reason}; allowed: sync")
         return
-    # The last batches of an epoch may have half as many images.
+    # The last batches of an epoch may be half as large.
     least = (2 if is_local else 1) * FEWEST_IMAGES * recipe.devices
     if recipe.batch_size < least:
         raise BuildError("training.batch_size", f"{recipe.batch_size} images are too few {told}; allowed: >= {least}")

@@ -1,4 +1,4 @@
-"""Which statements of a model to trust: by how sure it is of them, what share is left and how right that is."""
+"""Which predictions to trust: by confidence, the share that is answered and the share of these that is right."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 DOUBT = 0.05
-"""How often an exact lower bound is above the true share: it is a one-sided 95 % bound."""
+"""Probability that an exact lower bound is above the true share: a one-sided 95 % bound."""
 
 LEVELS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-"""Thresholds of the table that everybody gets."""
+"""Thresholds of the standard table."""
 
 ROUNDING = 5e-7
-"""A threshold is lower than the confidence that it is from by this share: sums may be rounded in another order."""
+"""Relative margin below the confidence that a threshold comes from, for sums that round in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """What is left of images where the less sure ones are refused."""
+    """The images that are answered when the less certain ones are refused."""
 
     threshold: float
-    """Images are answered from this confidence on."""
+    """Images with at least this confidence are answered."""
 
     answered: int
     images: int
@@ -33,7 +33,7 @@ class Answered:
 
     @property
     def share(self) -> float:
-        """The share of images that is answered."""
+        """The share of images that are answered."""
         return self.answered / self.images
 
     @property
@@ -43,14 +43,14 @@ class Answered:
 
 
 def lower_bound(right: int, count: int) -> float:
-    """Return the exact lower 95 % bound of a share (Clopper and Pearson 1934, one-sided); 0 where nothing was seen."""
+    """Return the exact lower 95 % bound of a share (Clopper and Pearson 1934, one-sided); 0 if none is right."""
     from scipy.stats import beta
 
     return float(beta.ppf(DOUBT, right, count - right + 1)) if right else 0.0
 
 
 def fewest_images(target: float) -> int:
-    """Return how many images, all of them right, a lower bound needs to reach a target."""
+    """Return how many images, all right, a lower bound needs to reach a target."""
     count = max(1, math.ceil(math.log(DOUBT) / math.log(target)) - 1)
     while lower_bound(count, count) < target:
         count += 1
@@ -58,7 +58,7 @@ def fewest_images(target: float) -> int:
 
 
 def answered_from(confidence: Array, right: Array, threshold: float) -> Answered:
-    """Return what is answered from a confidence on."""
+    """Return the answered images at a confidence threshold."""
     taken = confidence >= threshold
     return Answered(
         threshold=threshold, answered=int(taken.sum()), images=len(confidence), right=int(right[taken].sum())
@@ -66,12 +66,13 @@ def answered_from(confidence: Array, right: Array, threshold: float) -> Answered
 
 
 def table(confidence: Array, right: Array) -> list[Answered]:
-    """Return what is answered at each of the `LEVELS`."""
+    """Return the answered images at each of the `LEVELS`."""
     return [answered_from(confidence, right, level) for level in LEVELS]
 
 
 def smallest_threshold(confidence: Array, right: Array, target: float) -> Answered | None:
-    """Return the smallest threshold from which the lower bound of the share right reaches a target, None without one.
+    """Return the smallest threshold at which the lower bound of the share right reaches a target, None if there is
+    none.
 
     Images of equal confidence are answered together.
     """
@@ -86,7 +87,7 @@ def smallest_threshold(confidence: Array, right: Array, target: float) -> Answer
 
 
 def risk_coverage(confidence: Array, right: Array) -> tuple[Array, Array]:
-    """Return the share answered and the share wrong among these, the surest images first (El-Yaniv and Wiener 2010).
+    """Return the share answered and the share wrong among these, most confident first (El-Yaniv and Wiener 2010).
 
     Images of equal confidence are answered together.
     """

@@ -1,4 +1,4 @@
-"""The size of the images in each epoch: full, or small ones first; what is measured is always at full size."""
+"""The image size in each epoch: full, or small at first; evaluation is always at full size."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from imgcls_search.data import Moment
 
 FEWEST_STEPS = 8
-"""A side grows in steps of at most this part of it,"""
+"""A side grows in steps of at most 1 / `FEWEST_STEPS` of its length,"""
 
 LARGEST_STEP = 32
-"""and of at most this many pixels, which is what most networks shrink an image by."""
+"""and of at most this many pixels, the factor by which most networks reduce an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """The share of an image's sides that a training reads: `start` in the first epoch, all of it from `until` on."""
+    """The share of an image's sides used in training: `start` in the first epoch, full size from `until` on."""
 
     start: float = 1.0
     until: float = 0.0
 
     def share(self, epoch: int, epochs: int) -> float:
-        """Return the share of the sides in an epoch, counted from 0, of a training of so many epochs.
+        """Return the share of the sides in an epoch, counted from 0, of a training of `epochs` epochs.
 
-        It depends on nothing else, so that a resumed or promoted trial sees the sizes of an undisturbed one. It grows
+        It depends on nothing else, so resumed or promoted trials see the same sizes as uninterrupted ones. It grows
         linearly, and is 1 in the last epoch.
         """
         grows = self.until * epochs
         return 1.0 if epoch >= min(grows, epochs - 1) else self.start + (1 - self.start) * epoch / grows
 
     def size(self, full: ImageSize, epoch: int, epochs: int) -> ImageSize:
-        """Return the size of the images of an epoch, whose sides are multiples of a power of two."""
+        """Return the image size in an epoch; its sides are multiples of a power of two."""
         share = self.share(epoch, epochs)
         if share == 1:
             return full
@@ -49,11 +49,11 @@ class Resolution:
         return normal((height, width))
 
     def work(self, epoch: int, epochs: int) -> float:
-        """Return about how much an epoch costs of one at full size: networks work by the pixel."""
+        """Return the approximate cost of an epoch relative to full size, proportional to the pixels."""
         return self.share(epoch, epochs) ** 2
 
     def sizes(self, full: ImageSize, epochs: int) -> tuple[ImageSize, ...]:
-        """Return the sizes of all epochs, each once, in their order."""
+        """Return the distinct sizes of all epochs, in order."""
         return tuple(dict.fromkeys(self.size(full, epoch, epochs) for epoch in range(epochs)))
 
 
@@ -76,11 +76,11 @@ def progressive(
 
 
 RESOLUTIONS: Mapping[str, Callable[..., Resolution]] = {"full": full, "progressive": progressive}
-"""Builders of the sizes of a training's images."""
+"""Builders of the image sizes of a training."""
 
 
 def resolution_of(config: TrialConfig) -> Resolution:
-    """Return the sizes of the images in the epochs of a configuration; those of earlier versions do not say them."""
+    """Return the image sizes of a configuration; configurations of earlier versions have full size."""
     if "resolution" not in config.tree.get("training", {}):
         return Resolution()
     found: Resolution = build(RESOLUTIONS, config.component("training.resolution"))
@@ -89,7 +89,7 @@ def resolution_of(config: TrialConfig) -> Resolution:
 
 @dataclass(frozen=True, kw_only=True)
 class Shrinking:
-    """Augments images, then makes them as small as their epoch wants."""
+    """Augments images, then shrinks them to the size of their epoch."""
 
     augment: Callable[..., Tensor]
     resolution: Resolution
@@ -97,7 +97,7 @@ class Shrinking:
     epochs: int
 
     def __call__(self, images: Tensor, moment: Moment | None = None) -> Tensor:
-        """Return augmented images; smaller ones are floats, 0 to 255."""
+        """Return augmented images; shrunk ones are floats, 0 to 255."""
         from torch.nn import functional
 
         augmented = self.augment(images, moment)
@@ -105,5 +105,5 @@ class Shrinking:
         wanted = sides(self.resolution.size(self.full, moment.epoch, self.epochs))
         if tuple(augmented.shape[-2:]) == wanted:
             return augmented
-        # Averages over what a pixel covers, as decoding does, so that details do not turn into noise.
+        # Antialiasing averages over the area of a pixel, as decoding does, so that details do not become noise.
         return functional.interpolate(augmented.float(), wanted, mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""A training under way: the network, its optimizer, and everything else that changes from step to step."""
+"""A training in progress: the network, its optimizer, and everything else that changes from step to step."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from imgcls_search.training.resolution import Shrinking
 from imgcls_search.training.whitening import whiten
 
 Observe = Callable[[nn.Module, int, Wanted | None], dict[str, float]]
-"""Measures a model after an epoch, counted from 1, and before the first one, 0."""
+"""Measures a model after an epoch, counted from 1; 0 is before the first epoch."""
 
 
 Teach = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Returns a loss with a teacher's part in it, from the loss, the logits [B, classes] and the inputs they are for."""
+"""Adds a teacher's part to a loss, from the loss, the logits [B, classes] and the inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPhase:
-    """The first epochs of a training, in which only the head learns, from features that are kept."""
+    """The first epochs of a training, in which only the head is trained, on precomputed features."""
 
     epochs: int
-    """How many there are; 0 where the features only serve `fit`."""
+    """Number of epochs; 0 if the features only serve `fit`."""
 
     sets: Callable[[int], tuple[FeatureSet, FeatureSet | None]]
-    """Returns the features to train on, and those to measure by, in an epoch counted from 0."""
+    """Returns the features for training and for evaluation in an epoch, counted from 0."""
 
     fit: Callable[[nn.Module], None] | None = None
-    """Gives a model its head before the first epoch."""
+    """Sets a model's head before the first epoch."""
 
     is_fit_only: bool = False
-    """Whether the head is fitted and nothing trained: the fit is the one epoch."""
+    """Whether the head is fitted and nothing is trained: the fit is the only epoch."""
 
 
 class SessionState(TypedDict, total=False):
-    """All that the next step of a training depends on; a finished one keeps a part of it."""
+    """Everything that the next step of a training depends on; a finished training keeps part of it."""
 
     model: Mapping[str, Tensor]
     """The weights that are deployed."""
 
     raw: Mapping[str, Tensor] | None
-    """Those that are trained, where `model` is their average."""
+    """The trained weights, if `model` is their average."""
 
     steps_averaged: int
     optimizer: Mapping[str, Any]
@@ -67,7 +67,7 @@ class SessionState(TypedDict, total=False):
 
 @dataclass(kw_only=True)
 class Session:
-    """A training under way: everything that changes from step to step, and what each step needs."""
+    """A training in progress: everything that changes from step to step, and everything that a step needs."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -81,23 +81,23 @@ class Session:
     is_compiled: bool = False
     mix: Mix = mix_nothing
     micro_batches: int = 1
-    """Parts that a batch goes through the model in, one after the other, to need less memory; one step follows."""
+    """Parts of a batch that go through the model one after the other, to save memory; then follows one step."""
 
     hold: Hold = hold_nothing
-    """Freezes what is to be frozen in an epoch."""
+    """Freezes parts of the model in an epoch."""
     teach: Teach | None = None
     head_phase: HeadPhase | None = None
     views: int = 1
-    """How many times each image of a batch is augmented; the first views of all stand before the second ones."""
+    """How often each image of a batch is augmented; the first views of all images come before the second ones."""
 
     group: Group | None = None
-    """The devices that train the network together, None where it is one."""
+    """The devices that train the network together, None for a single one."""
 
     observe: Observe | None = None
-    """What an epoch is measured by in place of scores on validation images."""
+    """Measures an epoch in place of scores on validation images."""
 
     history: list[dict[str, float]] = field(default_factory=list)
-    """What each finished epoch measured, the first epoch first."""
+    """The metrics of each finished epoch, in order."""
 
     def __post_init__(self) -> None:
         blend = exponential(self.recipe.ema) if self.recipe.ema > 0 else equal() if self.recipe.swa > 0 else None
@@ -113,19 +113,19 @@ class Session:
 
     @property
     def deployed(self) -> nn.Module:
-        """The weights that are evaluated and saved: the average, once there is one."""
+        """The model that is evaluated and saved: the average, once it exists."""
         return self.average.module if self.average is not None and self.average.steps else self.model
 
     def in_head_phase(self) -> HeadPhase | None:
-        """Return the phase of the next epoch if only the head learns in it, from features."""
+        """Return the head phase if the next epoch belongs to it, None otherwise."""
         return self.head_phase if self.head_phase is not None and self.epoch < self.head_phase.epochs else None
 
     def whiten(self, images: ImageSet) -> None:
-        """Fit first layers to the training images that are to be."""
+        """Fit whitening layers to the training images."""
         whiten(images, self.model, *([self.average.module] if self.average is not None else []))
 
     def fit_head(self) -> None:
-        """Give the head the weights that it is to start with."""
+        """Set the initial weights of the head."""
         if self.head_phase is None or self.head_phase.fit is None:
             return
         self.head_phase.fit(self.model)
@@ -133,13 +133,13 @@ class Session:
             self.average.module.load_state_dict(self.model.state_dict())
 
     def set_rate(self, progress: float) -> None:
-        """Set the learning rates for a moment of the training, in epochs done."""
+        """Set the learning rates for a point of the training, in epochs done."""
         factor = self.schedule(progress)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * factor
 
     def state_dict(self) -> SessionState:
-        """Return all that the next epoch depends on, as tensors and plain values; `model` is what is deployed."""
+        """Return all that the next epoch depends on, as tensors and plain values; `model` has the deployed weights."""
         return {
             "model": self.deployed.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -151,7 +151,7 @@ class Session:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state; one without an `optimizer` is finished and can be measured, not trained on."""
+        """Restore a saved state; one without `optimizer` is finished and can be evaluated, but not trained."""
         if self.average is not None:
             self.model.load_state_dict(state["raw"])
             self.average.steps = state["steps_averaged"]

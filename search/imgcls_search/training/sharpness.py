@@ -1,7 +1,7 @@
-"""Sharpness-aware minimization (Foret et al. 2020): the gradient of each step is taken where the loss is worst nearby.
+"""Sharpness-aware minimization (Foret et al. 2020): each step uses the gradient where the loss is highest nearby.
 
-SAM minimizes max over |e| <= rho of L(w + e). A first pass finds the gradient g at w, from which e = rho g / |g|; a
-second pass finds the gradient at w + e, with which the base optimizer takes its step from w.
+SAM minimizes max over |e| <= rho of L(w + e). A first pass computes the gradient g at w, which gives e = rho g / |g|; a
+second pass computes the gradient at w + e, with which the base optimizer takes its step from w.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from torch.optim.optimizer import Optimizer
 
 
 class Climbing(Optimizer):
-    """An optimizer that asks for a second pass at another point in each step."""
+    """An optimizer that needs a second pass at another point in each step."""
 
     rho: float
 
     @contextmanager
     def climbed(self) -> Iterator[None]:
-        """Move the weights to where the loss is worst, by their gradients, which are then cleared; come back after."""
+        """Move the weights along their gradients to where the loss is highest, clear the gradients, and move back at
+        the end."""
         moved = self._climb()
         self.zero_grad(set_to_none=True)
         yield
         with torch.no_grad():
             for parameter, before in moved:
-                # Copied and not computed back, which would round.
+                # Restore a copy: subtracting the step would round.
                 parameter.copy_(before)
 
     @torch.no_grad()
     def _climb(self) -> list[tuple[Tensor, Tensor]]:
         having = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([p.grad for p in having])))
-        # A gradient of 0 leads nowhere.
+        # The small number avoids a division by zero.
         scale = self.rho / (norm + 1e-12)
         moved = [(p, p.detach().clone(memory_format=torch.preserve_format)) for p in having]
         for parameter in having:
@@ -48,7 +49,7 @@ class SamSGD(Climbing, SGD):
     """SAM around stochastic gradient descent."""
 
     def __init__(self, params: Any, *, rho: float, **given: Any) -> None:
-        """`given` goes to the base."""
+        """Pass `given` to the base optimizer."""
         super().__init__(params, **given)
         self.rho = rho
 
@@ -57,14 +58,14 @@ class SamAdamW(Climbing, AdamW):
     """SAM around AdamW."""
 
     def __init__(self, params: Any, *, rho: float, **given: Any) -> None:
-        """`given` goes to the base."""
+        """Pass `given` to the base optimizer."""
         super().__init__(params, **given)
         self.rho = rho
 
 
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Leave running statistics as they are: those of the second pass are of other weights."""
+    """Keep running statistics unchanged, because the second pass uses other weights."""
     layers = [each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
     before = [(layer, layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:

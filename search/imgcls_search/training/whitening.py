@@ -1,4 +1,4 @@
-"""First layers that are fitted to the training images before the first step."""
+"""Whitening layers, fitted to the training images before the first step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from imgcls_search.models.airbench_layers import whitenings_of
 from imgcls_search.training.images import FeatureSet, ImageSet, in_order
 
 IMAGES = 5000
-"""So many of them are enough for the principal directions of small patches."""
+"""Number of images that is enough for the principal directions of small patches."""
 
 
 def whiten(images: ImageSet, model: nn.Module, *copies: nn.Module) -> None:
-    """Fit the whitened layers of a model, and of copies of it, to images as they are, before augmentation.
+    """Fit the whitening layers of a model and its copies to images without augmentation.
 
     Layers whose weights came from a file are fitted already.
     """

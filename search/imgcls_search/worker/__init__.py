@@ -1,1 +1,1 @@
-"""Inside a worker: one trial's work, from its configuration to its events."""
+"""The work of a worker process: one trial, from its configuration to its events."""

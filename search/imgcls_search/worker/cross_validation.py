@@ -1,8 +1,9 @@
-"""A trial with folds: one network after the other, each trained without a fold of the images and scored on that fold.
+"""A trial with folds: one network per fold in turn, trained on the other folds and scored on its own.
 
-Epochs count in turn: those of the first network, then those of the second, and so on. After each of them a trial shows
-the mean of the folds that are finished and of the current one, which counts by the share of its epochs, so that two
-trials at the same epoch compare. What the finished networks say of their folds stays in the checkpoint.
+Epochs are counted through all networks: first those of the first network, then of the second, and so on. After each
+epoch, the trial reports the mean over the finished folds and the current one, which is weighted by the share of its
+finished epochs, so that trials at the same epoch are comparable. The checkpoint keeps the predictions of finished
+networks for their folds.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from imgcls_search.training.session import Session
 from imgcls_search.worker.file_contents import CrossValidationState, FoldsState
 
 KEY: Final = "folds"
-"""The part of a saved training that tells of its folds."""
+"""The key of the folds in a saved training."""
 
 ImageSets = Callable[[int], tuple[ImageSet, ImageSet]]
-"""Returns the images to train on and those to score, by the number of a fold."""
+"""Returns the images to train on and those to score, for the number of a fold."""
 
 NewSession = Callable[[int, bool], Session]
-"""Returns an untrained session for a fold; the second argument says whether pretrained weights are to be loaded."""
+"""Returns an untrained session for a fold; the second argument tells whether to load pretrained weights."""
 
 
 def seed_of(seed: int, fold: int) -> int:
-    """Return the seed of a fold's network: that of the trial for the first, others that follow from it."""
+    """Return the seed of a fold's network: the trial's seed for the first, derived seeds for the others."""
     if fold == 0:
         return seed
     return int(np.random.SeedSequence([seed, fold, 5]).generate_state(1)[0] // 2)
@@ -51,7 +52,7 @@ def seed_of(seed: int, fold: int) -> int:
 
 @dataclass(kw_only=True)
 class CrossValidation:
-    """A trial's networks, of which one is under way; it is trained and saved as a single `Session` is."""
+    """A trial's networks, one of them in training; it is trained and saved like a single `Session`."""
 
     folds: int
     epochs: int
@@ -61,13 +62,13 @@ class CrossValidation:
     images: ImageSets
     renew: NewSession
     history: list[dict[str, float]] = field(default_factory=list)
-    """What the trial showed after each epoch."""
+    """The metrics of the trial after each epoch."""
 
     ends: list[dict[str, float]] = field(default_factory=list)
-    """What each finished network measured on its fold after its last epoch."""
+    """The metrics of each finished network on its fold after its last epoch."""
 
     logits: list[Tensor] = field(default_factory=list)
-    """What it said of each image of its fold, [n, classes]."""
+    """The logits of each finished network for its fold, [n, classes]."""
 
     @property
     def epoch(self) -> int:
@@ -76,7 +77,7 @@ class CrossValidation:
 
     @property
     def fold(self) -> int:
-        """The fold whose network is under way, or was the last one to finish."""
+        """The fold of the current network, or of the last one that finished."""
         return len(self.ends) - (self.session.epoch == self.epochs)
 
     @property
@@ -85,11 +86,11 @@ class CrossValidation:
         return self.session.deployed
 
     def fit(self, *, until_epoch: int, should_stop: Callable[[], bool], wanted: Wanted) -> Iterator[dict[str, float]]:
-        """Train up to and including an epoch of all; after each, yield what the trial shows.
+        """Train up to and including an epoch, counted over all networks; yield the trial's metrics after each.
 
         Raises:
             DivergedError: a loss became NaN or infinite.
-            StoppedError: `should_stop` said so in the middle of an epoch.
+            StoppedError: `should_stop` returned true in the middle of an epoch.
         """
         while self.epoch < until_epoch:
             if self.session.epoch == self.epochs:
@@ -108,7 +109,7 @@ class CrossValidation:
                 yield self.history[-1]
 
     def _shown(self, metrics: Mapping[str, float], named: Sequence[str]) -> dict[str, float]:
-        """Return what the trial shows after an epoch: means, the current network's own, and how the folds spread."""
+        """Return the trial's metrics after an epoch: means, those of the current network, and the spread over folds."""
         is_end = self.session.epoch == self.epochs
         parts = [(end, 1.0) for end in self.ends]
         if not is_end:
@@ -130,7 +131,7 @@ class CrossValidation:
         }
 
     def _thresholds(self, names: Sequence[str]) -> dict[str, float]:
-        """Return the thresholds of several labels, chosen on all images by the networks that had not seen them."""
+        """Return the thresholds of several labels, chosen on the out-of-fold predictions of all images."""
         if not names:
             return {}
         truth = np.concatenate([_as_array(self.images(fold)[1].labels) for fold in range(self.folds)])
@@ -138,12 +139,12 @@ class CrossValidation:
         return dict(zip(names, cuts.tolist(), strict=True))
 
     def state_dict(self) -> CrossValidationState:
-        """Return all that the next epoch depends on; `model` is the current network."""
+        """Return everything that the next epoch depends on; `model` is the current network."""
         folds: FoldsState = {"history": self.session.history, "ends": self.ends, "logits": self.logits}
         return {**self.session.state_dict(), "history": self.history, KEY: folds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Restore a saved state."""
         folds = state[KEY]
         self.history, self.ends = list(state["history"]), list(folds["ends"])
         self.logits = list(folds["logits"])
@@ -151,7 +152,7 @@ class CrossValidation:
 
 
 def fold_in(state: Mapping[str, Any], epochs: int) -> int:
-    """Return the number of the fold whose network a saved state holds; networks are trained for `epochs` each."""
+    """Return the fold of the network in a saved state; each network is trained for `epochs` epochs."""
     return len(state[KEY]["ends"]) - (len(state[KEY]["history"]) == epochs)
 
 
@@ -162,7 +163,7 @@ def _as_array(labels: Any) -> npt.NDArray[Any]:
 def _mean(name: str, parts: Sequence[tuple[Mapping[str, float], float]]) -> float:
     known = [(part[name], weight) for part, weight in parts if name in part]
     if name.partition(":")[0] == SUPPORT:
-        # Numbers of images.
+        # Numbers of images add up.
         return sum(value for value, _ in known)
     if len(known) == 1:
         return known[0][0]
@@ -171,23 +172,23 @@ def _mean(name: str, parts: Sequence[tuple[Mapping[str, float], float]]) -> floa
 
 @dataclass(frozen=True, kw_only=True)
 class OutOfFold:
-    """What the networks of a finished trial say of images that they were not trained on, in the order of the folds."""
+    """The predictions of a finished trial's networks for images they were not trained on, in the order of the folds."""
 
     probabilities: npt.NDArray[np.float64]
-    """[N, classes]; of several labels each is one of its own."""
+    """[N, classes]; independent per label with several labels."""
 
     labels: Labels
     """Class numbers [N], or labels [N, classes]."""
 
     images: npt.NDArray[np.int64]
-    """The place of each image [N] in the training split and then the validation split, as `data.load` returns them."""
+    """Indices of the images [N] in the training split followed by the validation split, as in `data.load`."""
 
     names: tuple[str, ...]
     logits: npt.NDArray[np.float32]
 
 
 def what_is_kept(data: Prepared, train: Images, validation: Images) -> FoldsState:
-    """Return what a finished trial keeps beside the logits, so that its file says which image they are of."""
+    """Return what a finished trial stores with the logits to identify their images."""
     order = np.concatenate(places(data.folds, data.counts["train"]))
     labels = np.concatenate([train.labels, validation.labels])[order]
     names = [*train.names, *validation.names]
@@ -199,7 +200,7 @@ def what_is_kept(data: Prepared, train: Images, validation: Images) -> FoldsStat
 
 
 def out_of_fold(weights: Path) -> OutOfFold:
-    """Return the out-of-fold predictions that a finished trial with folds keeps in its weights file.
+    """Return the out-of-fold predictions in the weights file of a finished trial with folds.
 
     Raises:
         CheckpointError: the file is missing or damaged, or is not of a finished trial with folds.
@@ -208,10 +209,10 @@ def out_of_fold(weights: Path) -> OutOfFold:
 
 
 def read_out_of_fold(state: Mapping[str, Any], source: str) -> OutOfFold:
-    """Return those of a state that was read.
+    """Return the out-of-fold predictions in a loaded state.
 
     Raises:
-        CheckpointError: it is not of a finished trial with folds.
+        CheckpointError: the state is not of a finished trial with folds.
     """
     try:
         kept = state[KEY]

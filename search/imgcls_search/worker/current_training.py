@@ -1,4 +1,4 @@
-"""The training that a worker holds in memory from job to job, with the images and features that it reads."""
+"""The training that a worker keeps in memory between jobs, with its images and features."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from imgcls_search.worker.saved import identity, read_checkpoint
 
 
 class CurrentTraining:
-    """Where a worker's training stands between two jobs."""
+    """The state of a worker's training between two jobs."""
 
     def __init__(self, device: str, group: Group | None = None) -> None:
-        """Nothing is held yet."""
+        """Start without a training."""
         self.device, self.group = device, group
         self.trial = -1
         self.session: Session | CrossValidation | None = None
         self.images: tuple[Any, tuple[ImageSet, ImageSet | None]] | None = None
-        """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
+        """The image sets of the last job and their key; the next trial mostly uses the same."""
         self.features: tuple[Any, HeadFeatures] | None = None
-        """The features of the last job whose head read some, and what decides on them."""
+        """The features of the last job with a head phase, and their key."""
         self.unlabeled: pretraining.PretrainingImages | None = None
-        """The images of the current job where it pretrains."""
+        """The images of the current job if it pretrains."""
         self.dropped = ""
         """Why the checkpoint of the current training could not be used."""
         self.other_devices: int | None = None
-        """How many devices wrote the checkpoint from which the current training resumes, if that number differs."""
+        """The number of devices that wrote the checkpoint of the current training, if it differs."""
 
     def take_up(self, job: Job, data: Prepared) -> Session | CrossValidation:
-        """Return the trial's training: as this worker left it, from its checkpoint, or new."""
+        """Return the trial's training: from memory, from its checkpoint, or new."""
         self.dropped = ""
         if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:
             return self.session
@@ -64,7 +64,7 @@ class CurrentTraining:
         return session
 
     def _new_session(self, job: Job, data: Prepared, state: Mapping[str, Any] | None) -> Session | CrossValidation:
-        """Return an untrained session, which is to go on from a state if there is one."""
+        """Return an untrained session; a saved state, if there is one, is loaded afterwards."""
         if self.unlabeled is not None:
             return pretraining.new_session(job, data, self.unlabeled.images, self.device, self.group)
         if not data.folds or job.portion == "train+val":
@@ -72,7 +72,7 @@ class CurrentTraining:
         epochs = job.config.training_epochs
 
         def renew(fold: int, from_pretrained: bool) -> Session:
-            # The one before is not needed any more, and two might not fit.
+            # Free the previous network, because two might not fit into memory.
             if isinstance(self.session, CrossValidation):
                 del self.session.session
             give_back_memory()
@@ -96,7 +96,7 @@ class CurrentTraining:
     def _new_network(
         self, job: Job, data: Prepared, part: Prepared, seed: int, from_pretrained: bool, fold: int | None = None
     ) -> Session:
-        """Return a session for a part of the data: all of it, or what one fold leaves."""
+        """Return a session for all of the data, or for the data of one fold's network."""
         session = pipeline.new_session(
             job.config,
             part,
@@ -115,7 +115,7 @@ class CurrentTraining:
         return session
 
     def state(self, session: Session | CrossValidation, job: Job, data: Prepared) -> Checkpoint:
-        """Return what the checkpoint of a training holds."""
+        """Return the contents of a training's checkpoint."""
         state: Checkpoint = {
             **session.state_dict(),
             **networks.describe_weights(job.config, data),
@@ -128,21 +128,21 @@ class CurrentTraining:
         last = job.config.epochs if isinstance(session, CrossValidation) else job.config.training_epochs
         if session.epoch == last:
             state |= kept_of_folds(session, data)
-            # Nothing follows: what only a further step would need is two thirds of the file.
+            # The optimizer's state takes two thirds of the file, and only further steps need it.
             del state["optimizer"]
         return state
 
     def features_of(
         self, job: Job, data: Prepared, fold: int | None, wanted: head_plan.HeadPlan | None = None
     ) -> HeadFeatures:
-        """Return the features of a job; with a plan, all that it needs are there."""
+        """Return the features of a job; with a plan, compute all that it needs."""
         backbone = _backbone(job, fold)
         config = job.config if backbone is None else job.config.starting_from(backbone)
         key = head_phase.key_of(config, data)
         if self.features is None or self.features[0] != key:
             self.features = key, HeadFeatures(config, data, self.device)
         if wanted is not None:
-            # Each fold may have a backbone of its own, whose features were not needed before.
+            # Each fold may have its own backbone, whose features are computed only now.
             for _ in self.features[1].computing(wanted, job.portion):
                 pass
         return self.features[1]
@@ -150,7 +150,7 @@ class CurrentTraining:
     def image_sets(self, data: Prepared, portion: Portion, fold: int | None = None) -> tuple[ImageSet, ImageSet | None]:
         """Return the images; a GPU that holds them keeps them from trial to trial."""
         if self.images is None or self.images[0] != (data, portion, fold):
-            # Two sets at a time might not fit.
+            # Two sets at once might not fit.
             self.images = None
             found: tuple[ImageSet, ImageSet | None] = (
                 image_sets.image_sets(data, portion, self.device)
@@ -161,7 +161,7 @@ class CurrentTraining:
         return self.images[1]
 
     def free_memory(self) -> None:
-        """Free everything that the next job can make again."""
+        """Free everything that the next job can recreate."""
         self.images = None
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -173,7 +173,7 @@ def _backbone(job: Job, fold: int | None) -> str | None:
 
 
 def kept_of_folds(session: Session | CrossValidation, data: Prepared) -> Checkpoint:
-    """Return what is kept of a trial whose folds are all finished."""
+    """Return the stored predictions of a trial whose folds are all finished."""
     if not isinstance(session, CrossValidation):
         return {}
     kept = cross_validation.what_is_kept(data, load(data, "train"), load(data, "val"))

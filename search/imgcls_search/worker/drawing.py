@@ -1,4 +1,4 @@
-"""How every picture looks, and how it is written: as a file, as a part of a page, as a PNG for viewers of studies."""
+"""The style of all pictures, and how they are written: as a file, as part of a page, as a PNG for study viewers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 INK = "#123456"
-"""Stands for the colour of text; in a page it becomes the page's own, dark or light."""
+"""Placeholder for the text colour; in a page it becomes the page's own, dark or light."""
 
 COLOURS = ("#3b82c4", "#e0792b", "#2f9e63", "#b5539c", "#8a6fd1", "#c9a227", "#d1495b", "#5b8c9b", "#7a7a7a")
 STYLE: Any = {
@@ -35,18 +35,18 @@ STYLE: Any = {
     "axes.facecolor": "none",
     "legend.frameon": False,
     "savefig.transparent": True,
-    # Names of classes and settings come from anybody, and a $ in one is no formula.
+    # Users choose the names of classes and settings; a $ in a name does not start a formula.
     "text.parse_math": False,
 }
 
 
 def in_style() -> Any:
-    """Return a context in which artists get the colours of a page, dark or light."""
+    """Return a context in which artists use the colours of a page, dark or light."""
     return mpl.rc_context(STYLE)
 
 
 WIDTH = 4.8
-"""Inches of a usual picture: on a phone of 400 pixels its texts have the size at which they were drawn."""
+"""Width of a standard picture, inches: on a phone of 400 pixels, texts keep the size at which they were drawn."""
 
 HEIGHT = 3.2
 
@@ -59,17 +59,17 @@ def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, An
 
 
 def row_of_axes(count: int) -> tuple[Figure, Any]:
-    """Return a figure and its axes side by side, for a file of its own."""
-    # Without pyplot it needs no display and leaves nothing behind; on white its texts are black.
+    """Return a figure with axes next to each other, for a separate file."""
+    # Without pyplot it needs no display and leaves no state; texts are black on white.
     with mpl.rc_context({"text.parse_math": False}):
         figure = Figure(figsize=(1 + 4.5 * count, 4.2), layout="constrained")
         return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
 def _finish(figure: Figure) -> None:
-    """Make a figure ready to be written: its texts legible, all in its place, the names of points where there is room.
+    """Prepare a figure for writing: make texts legible, compute the layout, and place the names of points.
 
-    The layout is made here and taken off, as `savefig` would draw the whole figure once more for it.
+    The layout engine is then removed, because `savefig` would otherwise draw the whole figure once more for it.
     """
     make_legible(figure)
     if (engine := figure.get_layout_engine()) is not None:
@@ -81,7 +81,7 @@ def _finish(figure: Figure) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all, as the kind of file that its name ends in, on white.
+    """Write a figure on white in the format of its file extension; the file is complete or not written at all.
 
     Raises:
         OSError: it cannot be written.
@@ -92,7 +92,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Return a figure as an element of a page, in the page's colour of text; its ids start with a name."""
+    """Return a figure as an SVG element for a page, in the page's text colour; its ids start with `name`."""
     _finish(figure)
     text = io.StringIO()
     with mpl.rc_context(STYLE):
@@ -101,13 +101,13 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = svg.replace(INK, "currentColor")
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    # Narrower than drawn its texts could not be read: then the page scrolls it.
+    # Below this width the texts would be unreadable: the page scrolls instead.
     least = f'style="min-width:{min(0.95 * 72 * figure.get_figwidth(), 1200):.0f}px"'
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'class="plot" role="img" {least}', svg, count=1)
 
 
 def to_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG file on white, for viewers that know no page."""
+    """Return a figure as a PNG file on white, for viewers outside of a page."""
     _finish(figure)
     buffer = io.BytesIO()
     with mpl.rc_context({**STYLE, "savefig.transparent": False}):

@@ -1,4 +1,4 @@
-"""Features of images by a frozen pretrained network: what its last layer would read."""
+"""Features of images from a frozen pretrained network: the input of its last layer."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from imgcls_search.training.images import EVALUATION_BATCH, ImageSet, in_order
 from imgcls_search.worker import image_sets, networks, start_weights
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images done and of all."""
+"""Called with the number of images done and the total."""
 
 Steps = Generator[tuple[int, int], None, Floats]
-"""Yields the number of images done and of all, and returns the features."""
+"""Yields the number of images done and the total, and returns the features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Backbone:
 
     network: nn.Module
     data: Prepared
-    """The images as the network wants them."""
+    """The data set with the network's normalisation."""
 
     digest: str
     """Of all its weights."""
@@ -51,15 +51,15 @@ class View:
     number: int
     augment: Augment
     settings: str
-    """The augmentation in words: what decides on the images beside the number."""
+    """The augmentation as text, which together with the number determines the images."""
 
 
 def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
-    """Build the network of a configuration with its pretrained weights, and take its head off.
+    """Build the network of a configuration with its pretrained weights, and remove its head.
 
     Raises:
         BuildError: the configuration names no weights, or they do not fit.
-        CheckpointError: they cannot be fetched or read.
+        CheckpointError: the weights cannot be downloaded or read.
     """
     component = config.component("model")
     if not pretrained.is_wanted(component):
@@ -82,7 +82,7 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
 def features_of(
     found: Backbone, split: Literal["train", "val"], cache: Path, progress: Progress | None = None
 ) -> Floats:
-    """Return what a backbone makes of a split, [N, D], computed once for all that ask.
+    """Return the features of a split, [N, D], computed once for all processes.
 
     Raises:
         DataError: the images are gone, or the cache cannot be written.
@@ -93,17 +93,17 @@ def features_of(
 def kept_of(
     model: nn.Module, config: TrialConfig, data: Prepared, split: Literal["train", "val"], device: str
 ) -> Floats | None:
-    """Return what the last layer of a trained model reads of a split, [N, D], as trainings of heads have kept it.
+    """Return the stored features of a trained model for a split, [N, D], from trainings of its head.
 
-    None where nothing is kept, and where more than its head was trained.
+    Return None if no features are stored, or if more than the model's head was trained.
     """
     cache = folder_beside(data)
-    # Where no training has kept anything, its pretrained weights may have to be fetched, too.
+    # Without stored features, do not download pretrained weights.
     if not cache.is_dir() or not pretrained.is_wanted(config.component("model")):
         return None
     try:
         found = backbone(config, data, device)
-    # They have gone.
+    # The weights are gone.
     except SearchError:
         return None
     own = model.state_dict()
@@ -113,7 +113,7 @@ def kept_of(
 
 
 def made_from(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> dict[str, Any]:
-    """Return all that decides on the features of a split."""
+    """Return everything that determines the features of a split."""
     data = found.data
     origin: dict[str, Any] = {
         "weights": found.digest,
@@ -137,7 +137,7 @@ def features_in_steps(
     view: View | None = None,
     most_bytes: float,
 ) -> Generator[tuple[int, int] | None, None, Floats]:
-    """Do what `features_of` does, and yield the images done and of all; None while another process computes them.
+    """Like `features_of`, but yield the images done and the total; None while another process computes the same.
 
     Raises:
         DataError: the images are gone, the cache cannot be written, or the features are larger than `most_bytes`.
@@ -147,18 +147,18 @@ def features_in_steps(
 
 
 def _steps(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> Steps:
-    # An augmentation cuts from the margin; what is not augmented has none.
+    # Augmentation cuts from the margin; without it, the images have no margin.
     images = load(found.data, split, whole=view is not None)
     return (yield from compute_in_steps(found, image_sets.on_device(images, found.data, found.device), view))
 
 
 def compute(found: Backbone, images: ImageSet, progress: Progress | None = None) -> Floats:
-    """Return what a backbone makes of some images, [N, D], kept nowhere."""
+    """Return the features of some images, [N, D], without storing them."""
     return _told(compute_in_steps(found, images), progress)
 
 
 def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None) -> Steps:
-    """Do what `compute` does, and yield the images done and of all."""
+    """Like `compute`, but yield the images done and the total."""
     done, parts = 0, []
     for index, pixels, _ in images.batches(in_order(images, batch=BATCH)):
         with torch.inference_mode():
@@ -172,14 +172,14 @@ def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None
 
 
 def _augmented(pixels: torch.Tensor, index: torch.Tensor, view: View, done: int) -> torch.Tensor:
-    # The same numbers whichever trial comes first, and none taken from its own.
+    # The numbers do not depend on the trial that computes first, and leave its generator unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(view.number * 1_000_003 + done)
         return view.augment(pixels, Moment(index=index, epoch=view.number, seed=0))
 
 
 BATCH = EVALUATION_BATCH // 4
-"""Images a step: small enough that a stop is heard soon, large enough to be as fast."""
+"""Images per step: few enough to notice a stop soon, enough to be fast."""
 
 
 def _told(steps: Generator[Any, None, Floats], progress: Progress | None) -> Floats:

@@ -1,4 +1,4 @@
-"""Pictures of trials and of what a network gets wrong, drawn by matplotlib."""
+"""Pictures of trials and of a network's mistakes, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 
 def _add_legend(axes: Any) -> None:
-    """Put a legend beside the axes: on them it may hide lines, and to find a place for it takes long."""
+    """Put a legend next to the axes: inside, it may hide lines, and finding a free place is slow."""
     axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
 
@@ -26,7 +26,7 @@ def _add_legend(axes: Any) -> None:
 def curves(lines: Sequence[tuple[str, Sequence[float]]], faint: Sequence[Sequence[float]], metric: str) -> Figure:
     """Draw a metric by epoch: named lines above faint ones."""
     figure, axes = new_figure()
-    # One artist for all of them: thousands take seconds each time something is drawn.
+    # One artist for all lines: thousands of artists take seconds per drawing.
     style: Any = {"color": "#888888", "alpha": 0.45, "rasterized": len(faint) > 100}
     ways = [np.column_stack([range(1, len(values) + 1), values]) for values in faint]
     axes.add_collection(LineCollection([way for way in ways if len(way) > 1], lw=0.7, **style))
@@ -44,20 +44,20 @@ def curves(lines: Sequence[tuple[str, Sequence[float]]], faint: Sequence[Sequenc
 
 
 MOST_NAMED = 24
-"""Classes whose counts and names can be read in one confusion matrix."""
+"""Largest number of classes for a confusion matrix with readable counts and names."""
 
 
 @mpl.rc_context(STYLE)
 def confusion(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> Figure:
-    """Draw how many images [true, predicted] of each class went where.
+    """Draw a confusion matrix: images [true, predicted].
 
-    Of more than `MOST_NAMED` classes the colours alone are shown, with errors as dark as they are visible.
+    With more than `MOST_NAMED` classes, only colours are shown, scaled so that errors stay visible.
     """
     is_named = len(classes) <= MOST_NAMED
     side = min(9.0, max(3.4, 0.36 * len(classes) + 1.4)) if is_named else WIDTH
     figure, axes = new_figure(side, side)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    # The root of a share: a single image of a hundred that went astray can be seen.
+    # A power scale for many classes makes a single wrong image of a hundred visible.
     norm = mpl.colors.PowerNorm(1.0 if is_named else 0.4, 0, 1)
     axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     if is_named:
@@ -95,7 +95,7 @@ def label_scores(labels: Mapping[str, Mapping[str, float]]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def learning(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw what each epoch of a training measured: scores above, losses below."""
+    """Draw the metrics of each epoch of a training: scores above, losses below."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 5.0), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
@@ -114,7 +114,7 @@ def learning(history: Sequence[Mapping[str, float]]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def health(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw what the epochs of a pretraining measured of its features; not each epoch measures all."""
+    """Draw the feature metrics of a pretraining's epochs; not every epoch has all of them."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True).ravel()
@@ -139,11 +139,11 @@ def health(history: Sequence[Mapping[str, float]]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def mistakes(images: Sequence[tuple[np.ndarray[Any, Any], str]]) -> Figure:
-    """Draw images, uint8 [C, H, W], each with what is to be said of it."""
+    """Draw images, uint8 [C, H, W], each with its caption."""
     across = 4
     down = max(1, -(-len(images) // across))
     with mpl.rc_context(STYLE):
-        # Nothing stands beside the images: a layout that looks for it takes longer than all else.
+        # There is nothing next to the images, and automatic layout would take longer than everything else.
         figure = Figure(figsize=(6.4, 1.9 * down))
         room = {
             "left": 0.01,
@@ -166,7 +166,7 @@ def mistakes(images: Sequence[tuple[np.ndarray[Any, Any], str]]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def scatter(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, *, log: bool) -> Figure:
-    """Draw points by group, on a logarithmic axis where numbers span decades."""
+    """Draw points by group, on a logarithmic axis if numbers span decades."""
     figure, axes = new_figure()
     for name, (xs, ys) in groups.items():
         axes.plot(xs, ys, "o", ms=4, alpha=0.75, label=name, rasterized=len(xs) > 300)
@@ -183,7 +183,7 @@ def scatter(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: st
 def steps(
     xs: Sequence[float], ys: Sequence[float], points: tuple[Sequence[float], Sequence[float]], x: str, y: str
 ) -> Figure:
-    """Draw the best so far as a staircase, and what each complete trial showed as points."""
+    """Draw the best score so far as a step line, and complete trials as points."""
     figure, axes = new_figure()
     axes.plot(*points, "o", ms=3.5, color="#888888", alpha=0.6, rasterized=len(xs) > 300, label="complete trials")
     axes.step(xs, ys, where="post", lw=2, label="best so far")
@@ -195,7 +195,7 @@ def steps(
 
 @mpl.rc_context(STYLE)
 def bars(values: Mapping[str, float], x: str) -> Figure:
-    """Draw named values, the greatest first."""
+    """Draw named values, the largest first."""
     ordered = sorted(values.items(), key=lambda item: item[1])
     figure, axes = new_figure(WIDTH, 0.9 + 0.28 * len(ordered))
     axes.barh([cut(name, 32) for name, _ in ordered], [value for _, value in ordered])
@@ -205,7 +205,7 @@ def bars(values: Mapping[str, float], x: str) -> Figure:
 
 @mpl.rc_context(STYLE)
 def path(bands: Sequence[tuple[float, float]], y: str) -> Figure:
-    """Draw the mean of each step of a way with the half-width of its interval."""
+    """Draw the mean of each step on a path with the half-width of its interval."""
     figure, axes = new_figure()
     axes.errorbar(range(len(bands)), [mean for mean, _ in bands], [half for _, half in bands], fmt="o-", capsize=3)
     axes.set_xticks(range(len(bands)))
@@ -216,7 +216,7 @@ def path(bands: Sequence[tuple[float, float]], y: str) -> Figure:
 
 @mpl.rc_context(STYLE)
 class Slice(NamedTuple):
-    """The values of one parameter with the scores that trials had with them."""
+    """The values of one parameter with the scores of their trials."""
 
     values: Sequence[Any]
     scores: Sequence[float]
@@ -240,7 +240,7 @@ def slices(columns: Mapping[str, Slice], y: str, across: int = 3) -> Figure:
 
 
 MOST_OPTIONS = 5
-"""Different settings up to which each has a mark on its axis."""
+"""Largest number of different values with a tick each."""
 
 
 def _draw_slice(axes: Any, xs: Sequence[Any], ys: Sequence[float], *, log: bool) -> None:
@@ -259,17 +259,17 @@ def _draw_slice(axes: Any, xs: Sequence[Any], ys: Sequence[float], *, log: bool)
 
 def _draw_options(axes: Any, words: Sequence[str], ys: Sequence[float], style: Any) -> None:
     places = {option: place for place, option in enumerate(sorted(set(words)))}
-    # Equal settings stand beside each other, or nobody would see how many there are.
+    # Shift equal values apart, so that their number is visible.
     shifts = np.random.default_rng(0).uniform(-0.18, 0.18, len(words))
     axes.plot([places[word] + shift for word, shift in zip(words, shifts, strict=True)], ys, "o", **style)
-    # Upright where they would run into each other.
+    # Vertical if they would overlap.
     is_long = sum(map(len, places)) > 24 or len(places) > MOST_OPTIONS
     axes.set_xticks(range(len(places)), [cut(word, 16) for word in places], rotation=90 if is_long else 0)
     axes.set_xlim(-0.5, len(places) - 0.5)
 
 
 def cut(text: str, most: int) -> str:
-    """Return a text, cut to at most `most` characters."""
+    """Return a text truncated to at most `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -289,7 +289,7 @@ def reliability(groups: Mapping[str, Sequence[tuple[int, float, float]]]) -> Fig
 
 @mpl.rc_context(STYLE)
 def risk_coverage(coverage: np.ndarray[Any, Any], risk: np.ndarray[Any, Any]) -> Figure:
-    """Draw the share of answers that is wrong against the share of images that is answered, the surest first."""
+    """Draw the share of wrong answers against the share of images answered, most confident first."""
     figure, axes = new_figure(4.6, 3.6)
     axes.plot(coverage, risk, drawstyle="steps-post", lw=1.8, rasterized=len(coverage) > 2000)
     axes.set_xlim(0, 1)

@@ -1,4 +1,4 @@
-"""What the weights files of trainings hold: checkpoints to resume from, and finished networks."""
+"""The contents of training weights files: checkpoints to resume from, and finished networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imgcls_search.training.session import SessionState
 
 
 class FoldsState(TypedDict, total=False):
-    """Where a cross-validation stands, or what is left of it; the last three come with its end."""
+    """The state or the result of a cross-validation; the last three fields exist only at its end."""
 
     history: list[dict[str, float]]
     """Of the current fold's network."""
@@ -20,10 +20,10 @@ class FoldsState(TypedDict, total=False):
     """The last epoch of each finished fold."""
 
     logits: list[Tensor]
-    """[N, classes] of the held out images of each finished fold."""
+    """[N, classes] of the held-out images of each finished fold."""
 
     images: Tensor
-    """The place of each image [N] in the training split and then the validation split."""
+    """The index of each image [N] in the training split followed by the validation split."""
 
     labels: Tensor
     names: list[str]
@@ -36,25 +36,25 @@ class CrossValidationState(SessionState, total=False):
 
 
 class Checkpoint(CrossValidationState, total=False):
-    """A checkpoint; one of a finished training lacks what only a further step would need."""
+    """A checkpoint; those of finished trainings lack what only further steps would need."""
 
     about: str
-    """The configuration and the images as JSON, with `shapes`, `members` or `pretrained` where there are such."""
+    """The configuration and the images as JSON, with `shapes`, `members` or `pretrained` if they exist."""
 
     job: str
-    """What must be equal for a job to resume from it, see `saved.identity`."""
+    """The identity that a job must have to resume from it, see `saved.identity`."""
 
     devices: int
-    """How many trained it, where that was a group."""
+    """Number of devices that trained it, if it was a group."""
 
     projection: Mapping[str, Tensor]
     """Of a pretraining: layers that are dropped at its end."""
 
     artifact: str
-    """The digest of the file that was exported beside it, by which it was scored."""
+    """The digest of the exported file next to it that was scored."""
 
     metrics: Mapping[str, float]
-    """What that file showed."""
+    """The metrics of that file."""
 
     notes: Mapping[str, Any]
-    """What is worth knowing of it and no number."""
+    """Notes about it that are not numbers."""

@@ -1,4 +1,4 @@
-"""What becomes of a trained network: pruned, tuned, exported, quantized, loaded again by the runtime, measured."""
+"""Finish a trained network: prune, fine-tune, export, quantize, reload with the runtime, and measure it."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.worker import pipeline
 
 LATENCY_IMAGES = 16
-"""Images that a latency is measured on, one at a time, in turns."""
+"""Number of images for measuring latency, one at a time, in turns."""
 
 BLOCK = 512
-"""Images that are read together."""
+"""Number of images read at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A trained network and all that its end depends on."""
+    """A trained network's data for finishing it."""
 
     config: TrialConfig
     data: Prepared
     epoch: int
-    """Epochs that it was trained for; the random numbers of what follows depend on it."""
+    """Epochs of training so far; they seed the random numbers of the following steps."""
 
     seed: int
     device: str
@@ -53,17 +53,17 @@ class Task:
     validation: ImageSet | None
     should_stop: Callable[[], bool]
     metrics: tuple[str, ...] = ()
-    """What to measure beside what is always measured."""
+    """Metrics beyond the standard ones."""
 
     live: Callable[[], None] = lambda: None
-    """Called between two parts of the work."""
+    """Called between two steps of the work."""
 
     group: Group | None = None
-    """The devices that tune the network together; one of them exports and measures it."""
+    """The devices that fine-tune the network together; one of them exports and measures it."""
 
     @property
     def wanted(self) -> Wanted:
-        """What to measure; after the training's last epoch all there is."""
+        """The metrics to measure; all of them after the training's last epoch."""
         is_last = self.epoch in (self.config.training_epochs, self.config.epochs)
         stated = costs.of(self.config.tree)
         return Wanted(classes=self.data.classes, named=self.metrics, costs=stated, is_full=is_last)
@@ -71,29 +71,29 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The network as it would be deployed."""
+    """The network in its deployed form."""
 
     model: nn.Module
     shapes: prune.Shapes | None
-    """What structured pruning has changed, None if it was not requested."""
+    """Changes by structured pruning, None if it was not requested."""
 
     metrics: dict[str, float]
     notes: dict[str, str]
-    """What is worth knowing and no number."""
+    """Notes that are not numbers."""
 
 
 def finish(model: nn.Module, task: Task, artifact: Path | None) -> Finished:
-    """Compress a copy of a network as its configuration says, and measure what comes out.
+    """Compress a copy of a network according to its configuration, and measure the result.
 
-    With `artifact` it is exported there, and measured as the runtime loads it from there; without, a quantized network
-    is exported to a temporary file, and any other measured as it is.
+    With `artifact`, export it there and measure it as loaded by the runtime; otherwise export quantized networks to a
+    temporary file, and measure others directly.
 
     Raises:
-        DivergedError: it gives NaN or infinite logits.
-        DeployError: it cannot be exported or quantized.
-        StoppedError: `should_stop` said so.
+        DivergedError: the logits are NaN or infinite.
+        DeployError: the network cannot be exported or quantized.
+        StoppedError: `should_stop` returned true.
     """
-    # Neither the pruner nor the exporter expects the channels last.
+    # The pruner and the exporter do not support channels last.
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     model, shapes = _prune(plain, task)
     if task.group is not None and not task.group.is_leader:
@@ -117,7 +117,7 @@ def finish(model: nn.Module, task: Task, artifact: Path | None) -> Finished:
 
 
 def time_artifact(path: Path, data: Prepared) -> dict[str, float]:
-    """Return how long an exported network takes for one image, and how that spreads.
+    """Return the latency of an exported network for one image, and its spread.
 
     Raises:
         DeployError: the file is missing or damaged.
@@ -134,15 +134,15 @@ def time_artifact(path: Path, data: Prepared) -> dict[str, float]:
 
 
 def artifact_path(weights: Path) -> Path:
-    """Return the path of the exported network of a weights file, which is beside it."""
+    """Return the path of the exported network next to a weights file."""
     return weights.with_suffix(".onnx")
 
 
 def find_artifact(state: Mapping[str, Any], weights: Path) -> Artifact | None:
-    """Return the exported network that a saved training was scored by, None where it was scored as it is.
+    """Return the exported network that a saved training was scored with, None if it was scored directly.
 
     Raises:
-        CheckpointError: the file is missing, or another one than then.
+        CheckpointError: the file is missing or has changed.
         DeployError: the file is damaged.
     """
     if "artifact" not in state:
@@ -156,8 +156,8 @@ def find_artifact(state: Mapping[str, Any], weights: Path) -> Artifact | None:
 
 
 def logits(artifact: Artifact, images: Images | ImageSet) -> np.ndarray[Any, Any]:
-    """Return logits, float32 [N, classes], of every image in order, by the runtime."""
-    # Images may be on a GPU, or be decoded again when they are read.
+    """Return the runtime's logits, float32 [N, classes], for all images in order."""
+    # Images may be on a GPU, or decoded on each read.
     places = [np.arange(start, min(start + BLOCK, len(images.labels))) for start in range(0, len(images.labels), BLOCK)]
     return np.concatenate([artifact.logits(_pixels(images, index)) for index in places])
 
@@ -201,7 +201,7 @@ def _tune(model: nn.Module, task: Task, plan: sections.Pruning) -> nn.Module:
 
 
 def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
-    """Write a network as it is to be served; return what is worth knowing of it."""
+    """Export a network in its deployed form; return notes about it."""
     plan = sections.quantization(task.config)
     target = path if plan is None else path.with_name(f".{path.stem}.fp32.onnx")
     terminal.lock_bars_by_thread()
@@ -213,7 +213,7 @@ def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
         images = _calibration(task, plan.calibration_images)
         return {"quantized": quantize(target, path, mode=plan.mode, calibration=images)}
     except DeployError as error:
-        # The same reason in the same words, whichever trial it is.
+        # Remove the file name, so that the same reason reads the same for every trial.
         raise DeployError(str(error).removeprefix(f"{target}: ")) from error
     finally:
         if plan is not None:
@@ -221,7 +221,7 @@ def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
 
 
 def _calibration(task: Task, count: int) -> np.ndarray[Any, Any]:
-    """Return images of the training split, drawn without repeats, the same for the same seed."""
+    """Return random images of the training split without repeats, the same for the same seed."""
     images = load(task.data, "train")
     drawn = np.random.default_rng(task.seed).permutation(len(images.labels))[:count]
     return np.asarray(images.pixels[np.sort(drawn)])
@@ -242,7 +242,7 @@ def _measure_file(path: Path, task: Task) -> dict[str, float]:
 
 
 def corruptions(artifact: Artifact, images: Images | ImageSet) -> corrupted.Table:
-    """Return the accuracy of an exported network on worse versions of images."""
+    """Return the accuracy of an exported network on corrupted versions of images."""
     labels = torch.as_tensor(np.asarray(images.labels.cpu() if isinstance(images.labels, Tensor) else images.labels))
     places = torch.split(torch.arange(len(labels)), BLOCK)
     batches = ((index, torch.from_numpy(_pixels(images, index.numpy())), labels[index]) for index in places)

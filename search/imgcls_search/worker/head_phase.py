@@ -1,4 +1,4 @@
-"""Epochs in which only the head learns, from features that are kept."""
+"""Epochs that train only the head, on stored features."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from imgcls_search.worker.features import Backbone, View, backbone, features_in_
 from imgcls_search.worker.head_plan import HeadPlan
 
 FOLD_SEED = 0
-"""Of the folds by which a fit chooses its penalty."""
+"""Seed of the folds that choose the penalty of a fit."""
 
 TELL_SECONDS = 15.0
-"""How often to say how far the features are."""
+"""Interval between progress messages."""
 
 
 class HeadFeatures:
-    """The features of a data set by a frozen network, as trainings of its head read them."""
+    """The features of a data set from a frozen network, as its head's trainings read them."""
 
     def __init__(self, config: TrialConfig, data: Prepared, device: str) -> None:
-        """`data` is the whole data set, also where a training sees a part of it."""
+        """`data` is the whole data set, even if a training uses only part of it."""
         self.device = device
         self.config, self.data = config, data
         self.name = next(iter(config.to_dict()["model"].values())).get("name") or config.component("model").name
         self.kept: dict[tuple[str, int | None], Floats] = {}
         self.heads: dict[Any, LinearHead] = {}
-        """Fits that were made already, by what they were made of."""
+        """Cached fits, by their inputs."""
 
     def computing(self, wanted: HeadPlan, portion: Portion) -> Generator[str | None, None, None]:
-        """Find or compute all features that a training reads; yield between two steps, now and then a line to show.
+        """Load or compute all features of a training; yield between steps, occasionally with a progress line.
 
-        What another process computes at present comes last, so that each computes a part.
+        Features that another process is computing come last, so that the processes share the work.
 
         Raises:
-            DataError: the images are gone, or the features cannot be kept.
+            DataError: the images are gone, or the features cannot be stored.
         """
         network: Backbone | None = None
         parts = deque(part for part in self._parts(wanted, portion) if part not in self.kept)
@@ -99,7 +99,7 @@ class HeadFeatures:
         *,
         waits: bool,
     ) -> Generator[str | None, None, Floats | None]:
-        """Return the features; None where another process computes them, unless this one is to wait for it."""
+        """Return the features; None if another process computes them, unless `waits`."""
         images = {"train": "training images", "val": "validation images"}[split]
         what = f"features of {images} by {self.name}" + ("" if view is None else f", view {view + 1} of {wanted.views}")
         began = said = time.monotonic()
@@ -130,7 +130,7 @@ class HeadFeatures:
     def sets(
         self, wanted: HeadPlan, portion: Portion, fold: int | None, epoch: int
     ) -> tuple[FeatureSet, FeatureSet | None]:
-        """Return the features to train on in an epoch, and those to measure by where the portion leaves any."""
+        """Return the features to train on in an epoch, and those to evaluate on, if the portion leaves any."""
         view = wanted.view_in(epoch)
         if fold is not None:
             train, scored = image_sets.fold_places(self.data, fold)
@@ -141,16 +141,16 @@ class HeadFeatures:
         return self._chosen(("train", "val"), view), None
 
     def fitted(self, wanted: HeadPlan, portion: Portion, fold: int | None) -> LinearHead:
-        """Return a logistic regression fitted to all views of the images to train on.
+        """Return a logistic regression fitted to all views of the training images.
 
-        It is one and the same for all trials that weigh and draw classes alike: no random numbers of theirs take part.
+        All trials with the same class weights and draws share it, because it does not use their random numbers.
         """
         key = (wanted.views, portion, fold, str(wanted.class_weights), wanted.draws_evenly)
         if key not in self.heads:
             shown = [self.sets(wanted, portion, fold, epoch)[0] for epoch in range(wanted.views or 1)]
             values = np.concatenate([_array(each.pixels) for each in shown])
             labels = np.concatenate([_array(each.labels) for each in shown])
-            # Its library would start a thread for each core, beside those of the other workers.
+            # BLAS would start a thread for each core, in competition with other workers.
             with threadpool_limits(torch.get_num_threads(), "blas"):
                 self.heads[key] = self._fit(values, labels, wanted)
         return self.heads[key]
@@ -163,7 +163,7 @@ class HeadFeatures:
             return fit_several(values, labels, FOLD_SEED, label_weights)
         class_weights = weights_of_classes(weighing, counts, self.data.classes)
         if wanted.draws_evenly:
-            # A regression sees all images at once: one that would be drawn several times counts as many times.
+            # A regression sees all images at once: weights replace repeated draws.
             even = weights_of_classes("balanced", counts, self.data.classes)
             assert even is not None
             class_weights = np.multiply(even, 1.0 if class_weights is None else class_weights).tolist()
@@ -186,7 +186,7 @@ class HeadFeatures:
 
 
 def phase(wanted: HeadPlan, features: Callable[[], HeadFeatures], portion: Portion, fold: int | None) -> HeadPhase:
-    """Return what a session needs to know of its first epochs; `features` are read when one is to be trained."""
+    """Return the head phase of a session; `features` is called when an epoch needs them."""
 
     def fit(model: nn.Module) -> None:
         head, layer = features().fitted(wanted, portion, fold), heads.linear_layer(model)
@@ -208,7 +208,7 @@ def _array(values: Any) -> Any:
 
 
 def key_of(config: TrialConfig, data: Prepared) -> tuple[Any, ...]:
-    """Return what decides on the features that trainings of a configuration read."""
+    """Return everything that determines the features for trainings of a configuration."""
     model = config.component("model")
     changed = 0
     if pretrained.is_file(model):

@@ -1,4 +1,4 @@
-"""Which epochs of a training read features that are kept, and what cannot. Without torch."""
+"""Plan which epochs of a training read stored features, and refuse impossible plans. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from imgcls_search.training.recipe import Finetune
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPlan:
-    """How a configuration uses features that are kept."""
+    """How a configuration uses stored features."""
 
     epochs: int
-    """The first epochs of a training, in which its batches are features."""
+    """The first epochs of a training, with batches of features."""
 
     views: int | None
-    """Augmented versions of each training image; None: the images as they are."""
+    """Augmented versions of each training image; None: the original images."""
 
     is_fitted_first: bool
-    """Whether a logistic regression gives the head its first weights."""
+    """Whether a logistic regression initialises the head."""
 
     is_fit_only: bool
 
     class_weights: str | Mapping[str, float] = "none"
-    """What a mistake in each class costs in the regression, as in the loss of other heads."""
+    """Class weights of the regression, as in the loss of other heads."""
 
     draws_evenly: bool = False
-    """Whether all images of a class together count as much as those of another, as in epochs with balanced draws."""
+    """Whether each class has the same total weight, as in epochs with balanced draws."""
 
     def view_in(self, epoch: int) -> int | None:
         """Return the number of the view that an epoch reads."""
@@ -40,7 +40,7 @@ class HeadPlan:
 
 
 def plan(config: TrialConfig) -> HeadPlan | None:
-    """Return how a configuration uses features, None where it does not."""
+    """Return how a configuration uses features, None if it does not."""
     if not is_pretrained(config):
         return None
     recipe = _finetune(config)
@@ -64,14 +64,14 @@ def _epochs(config: TrialConfig, recipe: Finetune) -> int:
     if recipe.freeze != "backbone":
         return 0
     shown = changes_of_batches(config)
-    # A batch that is another one each time cannot be kept; neither can one that a teacher looks at.
+    # Features of random batches cannot be stored; with a teacher, pixels are needed.
     if shown.mixes or (shown.augments and recipe.views is None) or sections.distillation(config) is not None:
         return 0
     return min(recipe.freeze_epochs or config.training_epochs, config.training_epochs)
 
 
 def check(config: TrialConfig) -> None:
-    """Refuse a head that cannot be fitted, and views that nothing can be made of.
+    """Refuse a head that cannot be fitted, and views that cannot be stored as features.
 
     Raises:
         BuildError: the setting, and what is allowed.
@@ -107,17 +107,17 @@ def is_pretrained(config: TrialConfig) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchChanges:
-    """What happens to a batch, other than its order."""
+    """Random changes to a batch, apart from its order."""
 
     augments: bool
-    """Whether its images are changed at random."""
+    """Whether its images are augmented."""
 
     mixes: bool
     """Whether images are mixed with each other."""
 
 
 def changes_of_batches(config: TrialConfig) -> BatchChanges:
-    """Return what a configuration does to a batch."""
+    """Return how a configuration changes a batch."""
     section = config.section("augment")
     is_plain = config.component("augment.policy").name == "none"
     del section["policy"]

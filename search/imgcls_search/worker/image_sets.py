@@ -23,12 +23,12 @@ from imgcls_search.training.device import keep_freed_memory
 from imgcls_search.training.images import ImageSet
 
 GPU_SHARE = 0.25
-"""The share of a GPU's free memory that a data set may take to live there."""
+"""Largest share of a GPU's free memory for a data set."""
 
 
 def image_sets(data: Prepared, portion: Portion, device: str) -> tuple[ImageSet, ImageSet | None]:
-    """Return the images to train on, and those to measure by where the portion leaves any."""
-    # Crops are cut from the margin; what is measured has none.
+    """Return the images to train on, and those to evaluate on, if the portion leaves any."""
+    # Crops use the margin; evaluation has none.
     train = load(data, "train", whole=True)
     if portion == "train":
         validation = load(data, "val")
@@ -44,9 +44,9 @@ def image_sets(data: Prepared, portion: Portion, device: str) -> tuple[ImageSet,
 
 
 def fold_data(data: Prepared, fold: int) -> Prepared:
-    """Return what the network that is scored on a fold sees: counts of its images; the normalisation is that of all.
+    """Return the metadata for a fold's network: counts of its own images; the normalisation stays that of all images.
 
-    The mean and deviation of the pixels are no matter of labels, and one network input serves all folds.
+    The mean and deviation of pixels reveal no labels, and all folds share one network input.
     """
     train, scored = fold_places(data, fold)
     labels = np.concatenate([load(data, "train").labels, load(data, "val").labels])[train]
@@ -58,13 +58,13 @@ def fold_data(data: Prepared, fold: int) -> Prepared:
 
 
 def fold_sets(data: Prepared, fold: int, device: str) -> tuple[ImageSet, ImageSet]:
-    """Return the images to train on and to score by, where a fold is held out."""
+    """Return the images to train on and to score if a fold is held out."""
     train, scored = fold_places(data, fold)
     return _chosen(data, train, device, whole=True), _chosen(data, scored, device, whole=False)
 
 
 def fold_places(data: Prepared, fold: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the places of the images to train on and of those to score by, the training split first."""
+    """Return the indices of the images to train on and to score, the training split first."""
     scored = places(data.folds, data.counts["train"])[fold]
     return np.setdiff1d(np.arange(data.counts["train"] + data.counts["val"]), scored), scored
 
@@ -84,9 +84,9 @@ def _chosen(data: Prepared, items: np.ndarray[Any, Any], device: str, *, whole: 
 
 
 def on_device(images: Images, data: Prepared, device: str) -> ImageSet:
-    """Return images ready for training: on a GPU as a whole where they fit, otherwise mapped from disk."""
+    """Return images ready for training: on a GPU as a whole if they fit, otherwise mapped from disk."""
     if device == "cpu":
-        # Not all processes that compute are workers: commands measure networks themselves.
+        # Not only workers compute: some commands evaluate networks themselves.
         keep_freed_memory()
     pixels: Any = images.pixels
     labels: Any = images.labels

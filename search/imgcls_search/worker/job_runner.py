@@ -1,4 +1,4 @@
-"""One job after the other, on one device: a training, a score, a measured latency, pictures. Events say how it goes."""
+"""Run jobs one after the other on one device: trainings, scores, latencies, pictures. Events report the progress."""
 
 from __future__ import annotations
 
@@ -58,25 +58,25 @@ from imgcls_search.worker.saving import Saving
 T = TypeVar("T")
 
 NOT_OF_IMAGES = (*MEASURED, "archive_kb")
-"""What an exported network is measured by beside its scores on images."""
+"""Metrics of an exported network that do not depend on images."""
 
 
 class JobRunner:
-    """Does the jobs of one worker."""
+    """Runs the jobs of one worker."""
 
     def __init__(self, device: str, group: Group | None = None) -> None:
-        """With a `group`, all its processes do the same work on each job; one of them writes files."""
+        """With a `group`, all its processes run each job together, and one of them writes files."""
         self.device, self.group = device, group
         self.current = CurrentTraining(device, group)
         self.saving = Saving(self.leads)
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and tells what happens."""
+        """Whether this process writes files and reports events."""
         return self.group is None or self.group.is_leader
 
     def _agree(self, said: bool) -> bool:
-        """Return what all processes of a group go by."""
+        """Return the value that all processes of a group use: the leader's."""
         return said if self.group is None else self.group.agree(said)
 
     def work(
@@ -87,9 +87,9 @@ class JobRunner:
         rest: Callable[[], None] = lambda: None,
         live: Callable[[int], None] = lambda trial: None,
     ) -> Iterator[Event]:
-        """Do a job; yield its events, the last of which says how it ended.
+        """Run a job; yield its events, of which the last one tells how the job ended.
 
-        `rest` is called between two steps, `live` with the trial between two parts of what follows the last epoch.
+        `rest` is called between two steps, `live` with the trial between two steps after the last epoch.
         """
         try:
             match job.kind:
@@ -104,8 +104,8 @@ class JobRunner:
         except DivergedError as error:
             yield self._fail(job, "diverged", str(error))
         except (DataError, DeployError) as error:
-            # The images were whole before the first trial: what happened to them may pass, or end with k such trials.
-            # Another configuration's network may be one that can be exported.
+            # The images were intact before the first trial, so the cause may be temporary, or the search ends after
+            # several such trials. Networks of other configurations may still be exportable.
             yield self._fail(job, "error", str(error))
         except UserError as error:
             yield self._fail(job, "setup", str(error))
@@ -130,7 +130,7 @@ class JobRunner:
         try:
             yield Drawn(trial=job.trial, pictures=self._pictures(job))
         except Exception as error:
-            # The trial is trained and measured; it is not to be lost for a picture.
+            # The trial is trained and measured; do not lose it because of a picture.
             traceback.print_exc()
             yield Drawn(
                 trial=job.trial, pictures={}, reason=f"{type(error).__name__}: {first_line(error, 'no message')}"
@@ -138,7 +138,7 @@ class JobRunner:
         yield MilestoneReached(trial=job.trial)
 
     def _pictures(self, job: Job) -> dict[str, str]:
-        # It brings matplotlib, which no training needs.
+        # It imports matplotlib, which trainings do not need.
         from imgcls_search.worker import pictures
 
         data = start_weights.with_normalisation(job.config, Prepared.from_dict(job.data))
@@ -182,14 +182,14 @@ class JobRunner:
             self.current.unlabeled = yield from self._led(pretraining.preparing(job, data, self.device, stop, rest))
         session = self._take_up(job, data)
         if self.group is not None:
-            # From here on files may be written that others of the group have read.
+            # From here on, files may be written that the others of the group have read.
             self.group.wait()
         yield Started(trial=job.trial, history=list(session.history), dropped=self.current.dropped)
         yield from self._tell_of_devices(job)
 
         def wants_to_stop() -> bool:
             rest()
-            # An epoch may be thrown away only when the one before it is on disk.
+            # An epoch may be discarded only if the previous one is on disk.
             return stop.is_set() and self.saving.epoch == session.epoch
 
         def should_stop() -> bool:
@@ -222,7 +222,7 @@ class JobRunner:
         yield MilestoneReached(trial=job.trial)
 
     def _finish_pretraining(self, job: Job, data: Prepared, session: Session | CrossValidation) -> Iterator[Event]:
-        """Write the network that a job asks for, and say what a person should know of it."""
+        """Write the network of a finished pretraining, and report problems of its features."""
         if session.epoch < job.config.epochs:
             return
         if (line := remark(session.history)) is not None:
@@ -236,10 +236,10 @@ class JobRunner:
             self.current.session = None
 
     def _led(self, steps: Generator[Event, None, T]) -> Generator[Event, None, T]:
-        """Have one process of a group do what the others then find done, as all wait for each other.
+        """Let the leader of a group do some work first while the others wait; they then find it done.
 
         Raises:
-            StoppedError: the run wants it to stop.
+            StoppedError: the run requests a stop.
         """
         if self.group is None:
             return (yield from steps)
@@ -256,7 +256,7 @@ class JobRunner:
         return found
 
     def _tell_of_devices(self, job: Job) -> Iterator[Event]:
-        """Report that a training resumes with another number of devices, whose sums are rounded differently."""
+        """Report that a training resumes with another number of devices, whose sums round differently."""
         if (then := self.current.other_devices) is not None:
             now = 1 if self.group is None else self.group.size
             text = (
@@ -269,7 +269,7 @@ class JobRunner:
     def _find_features(
         self, job: Job, data: Prepared, session: Session | CrossValidation, should_stop: Callable[[], bool]
     ) -> Generator[Event, None, None]:
-        """See that the features are there which epochs of the job will read; yield what is to be told meanwhile."""
+        """Load or compute the features for the job's epochs; yield progress events."""
         wanted = head_plan.plan(job.config)
         if wanted is None or session.epoch >= job.until_epoch:
             return
@@ -279,7 +279,7 @@ class JobRunner:
         for line in self.current.features_of(job, data, fold).computing(wanted, job.portion):
             if should_stop():
                 raise StoppedError("stopped while features were computed")
-            # A sign of life where there is nothing to say: it may take longer than an epoch.
+            # An empty event as a sign of life, because this may take longer than an epoch.
             yield Notice(trial=job.trial, text=line) if line is not None else Event(trial=job.trial)
 
     def _score(
@@ -290,7 +290,7 @@ class JobRunner:
         should_stop: Callable[[], bool],
         live: Callable[[], None],
     ) -> Event:
-        """Compress, export and measure a copy; at the last epoch the checkpoint then holds what came out."""
+        """Compress, export and measure a copy; at the last epoch, the checkpoint then stores the result."""
         started = time.monotonic()
         fold = session.fold if isinstance(session, CrossValidation) else None
         train, validation = self.current.image_sets(data, job.portion, fold)
@@ -312,7 +312,7 @@ class JobRunner:
         found = finish.finish(session.deployed, task, Path(job.artifact) if job.artifact else None)
         scores = found.metrics
         if fold is not None:
-            # The score is that of all folds; the file is of the last one's network, and has its size and its time.
+            # The score is that of all folds; the file is the last fold's network, with its size and latency.
             scores = {name: value for name, value in scores.items() if name in NOT_OF_IMAGES}
         metrics = {**scores, "seconds": round(time.monotonic() - started, 4)}
         print(f"as deployed after epoch {session.epoch}: {metrics} {found.notes}", flush=True)  # noqa: T201
@@ -343,7 +343,7 @@ class JobRunner:
         self.saving.save(session.epoch, Path(job.checkpoint), lambda: self.current.state(session, job, data))
 
     def _fail(self, job: Job, kind: FailureKind, reason: str) -> Event:
-        # The log may be on the disk that is full.
+        # The log may be on the full disk.
         with contextlib.suppress(OSError):
             traceback.print_exc()
         self.current.session = None
@@ -351,10 +351,10 @@ class JobRunner:
 
 
 def _name(job: Job) -> str:
-    """Return what a person calls a job's training."""
+    """Return the display name of a job's training."""
     return f"trial {job.trial}" if job.trial >= 0 else "pretraining"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # On a CPU torch reports it as a plain RuntimeError.
+    # On a CPU, torch raises a plain RuntimeError.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Texts in pictures that can be read: in a font that has them, without formulas, and none on top of another."""
+"""Make texts in pictures readable: in a font that has their characters, without formulas or overlaps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from matplotlib.transforms import Bbox
 
 
 class _PlainLog(ticker.LogFormatter):
-    """Labels a logarithmic axis with numbers instead of formulas, at the places that matplotlib chooses."""
+    """Labels a logarithmic axis with numbers instead of formulas, at matplotlib's own positions."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return _short(x) if super().__call__(x, pos) else ""
 
 
 def _short(number: float) -> str:
-    """Return a number for an axis, where six digits side by side would run into each other: 300k, 2M."""
+    """Return a short number for an axis, where six-digit labels would overlap: 300k, 2M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= size and abs(number) >= 10_000:
             return f"{number / size:g}{unit}"
@@ -30,7 +30,7 @@ def _short(number: float) -> str:
 
 
 class _Written(ticker.Formatter):
-    """Writes in backslash form what no font has in the labels of another formatter."""
+    """Escapes characters without a font with backslashes in another formatter's labels."""
 
     def __init__(self, inner: ticker.Formatter, files: Sequence[str] | None) -> None:
         self.inner, self.files = inner, files
@@ -46,7 +46,7 @@ class _Written(ticker.Formatter):
 
 
 def make_legible(figure: Figure, files: Sequence[str] | None = None) -> None:
-    """Let each text of a figure be drawn: by a font that has it, of these files or the system's, without formulas."""
+    """Choose fonts that have the characters of a figure's texts, from `files` or the system, and avoid formulas."""
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
     for axis in axes:
@@ -72,7 +72,7 @@ def make_legible(figure: Figure, files: Sequence[str] | None = None) -> None:
 
 
 def thin_ticks(axes: Any) -> None:
-    """Hide the labels of an axis of numbers that would run into others; those of whole decades come first."""
+    """Hide overlapping labels of numeric axes; labels of whole decades have priority."""
     renderer = axes.figure._get_renderer()
     for axis in (axes.xaxis, axes.yaxis):
         if isinstance(axis.get_major_formatter(), ticker.FixedFormatter):
@@ -87,11 +87,11 @@ def thin_ticks(axes: Any) -> None:
 
 
 NAME = "_name of a point"
-"""The label of an annotation that may move to where it collides with nothing, or vanish; legends leave it out."""
+"""The label of an annotation that may move or disappear to avoid collisions; legends ignore it."""
 
 
 def place_names(axes: Any) -> None:
-    """Move the names of points to where they cover no other name and no named point, and hide those without room."""
+    """Move the names of points so that they cover no other name or named point, and hide those without room."""
     names = [text for text in axes.texts if isinstance(text, Annotation) and text.get_label() == NAME]
     if not names:
         return
@@ -121,4 +121,4 @@ _PLACES: tuple[tuple[tuple[int, int], Any, Any], ...] = tuple(
     for y, upright in ((1, "bottom"), (-1, "top"), (0, "center"))
     if x or y
 )
-"""Where the name of a point may stand: the shift in points of print, and how it is aligned."""
+"""Possible places for the name of a point: the offset in typographic points, and the alignment."""

@@ -1,4 +1,4 @@
-"""Inside a worker process: jobs come in, trainings go on, events go out. Knows no Optuna."""
+"""The main loop of a worker process: jobs come in, events go out. Does not import Optuna."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from imgcls_search.worker.job_runner import JobRunner
 
 
 def main(connection: Connection, name: str, device: str, member: GroupMember | None = None) -> None:
-    """Take jobs from a connection until its other end closes; with a `member`, together with other processes."""
-    # Ctrl-C is ignored already, see `executors.processes`.
+    """Run jobs from a connection until its other end closes; with a `member`, together with other processes."""
+    # Ctrl-C is already ignored, see `executors.processes`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A crash in compiled code then leaves its stack in the log of the trial.
+    # Crashes in compiled code then leave a stack trace in the trial's log.
     faulthandler.enable(file=2)
-    # A log is never refused a name.
+    # Any name can be written to the log.
     terminal.show_all_characters()
     settle_in(device)
     inbox = Inbox(connection)
     try:
         _work(connection, name, inbox, JobRunner(device, None if member is None else Group(member, device)))
     except GroupLostError:
-        # Another process has died, or is about to be told of: the run starts all of them again.
+        # Another process died, or its failure is about to be reported: the run restarts all of them.
         os._exit(GROUP_LOST)
 
 
@@ -55,7 +55,7 @@ def _work(connection: Connection, name: str, inbox: Inbox, runner: JobRunner) ->
                 for event in runner.work(job, inbox.stop_requested, rest=inbox.rest, live=inbox.live):
                     connection.send(dataclasses.replace(event, worker=name))
         else:
-            # One of a group writes the log and tells what happens, unless something happens to another.
+            # The leader of a group writes the log and reports events; other processes report only their failures.
             with _logging_to(Path(job.log), only_errors=True):
                 for event in runner.work(job, inbox.stop_requested):
                     if isinstance(event, Failed):
@@ -63,7 +63,7 @@ def _work(connection: Connection, name: str, inbox: Inbox, runner: JobRunner) ->
 
 
 class Inbox:
-    """Reads the connection in a thread, so that a stop, or the run's death, is seen while the job computes."""
+    """Reads the connection in a thread, to notice a stop or the end of the run during computations."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -74,13 +74,13 @@ class Inbox:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def rest(self) -> None:
-        """Return at once, or, if the run requested a pause, say so and wait until it is over."""
+        """Return at once, unless the run requested a pause: then report it and wait until it ends."""
         if not self.may_go_on.is_set():
             self.connection.send(Held(trial=-1))
             self.may_go_on.wait()
 
     def live(self, trial: int) -> None:
-        """Report that a trial is alive while a step takes longer than an epoch."""
+        """Report that a trial is alive during a step that takes longer than an epoch."""
         self.connection.send(Event(trial=trial))
 
     def _listen(self) -> None:
@@ -88,7 +88,7 @@ class Inbox:
             try:
                 message: Message = self.connection.recv()
             except (EOFError, OSError):
-                # The run is gone; an orphan would go on training and overwrite checkpoints.
+                # The run has ended; an orphan would continue training and overwrite checkpoints.
                 os._exit(1)
             match message:
                 case Job():
@@ -105,7 +105,7 @@ class Inbox:
 
 
 class _logging_to:  # noqa: N801 - used as a function
-    """Send everything that the process prints, from any library, to the end of a file."""
+    """Append everything that the process prints, from any library, to a file."""
 
     def __init__(self, path: Path, *, only_errors: bool = False) -> None:
         self.path, self.only_errors = path, only_errors
@@ -118,7 +118,7 @@ class _logging_to:  # noqa: N801 - used as a function
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _print_to(self.path)
         except OSError:
-            # The checkpoint meets the same full disk, and ends the job with the reason.
+            # Saving the checkpoint fails on the same full disk and ends the job with the reason.
             _print_to(Path(os.devnull))
         if self.only_errors:
             _print_to(Path(os.devnull), (1,))
@@ -128,7 +128,7 @@ class _logging_to:  # noqa: N801 - used as a function
             sys.stdout.flush()
             sys.stderr.flush()
         except OSError:
-            # What a full disk does not take shall not come out on the terminal later.
+            # Output that a full disk rejected must not appear on the terminal later.
             _print_to(Path(os.devnull))
             sys.stdout.flush()
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What is known of a configuration before it is trained: its sizes, from models that hold no numbers."""
+"""Measure a configuration before training: its sizes, from models on the meta device, which stores no numbers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from imgcls_search.training.resolution import resolution_of
 
 
 def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head: Component | None = None) -> Cost:
-    """Return what a model costs, from one on the meta device, which holds no numbers.
+    """Return the cost of a model, computed on the meta device, which stores no numbers.
 
-    `pruned` is the share of channels that structured pruning will take out; which ones changes nothing. `head` is in
-    the place of the model's own last layer.
+    `pruned` is the share of channels that structured pruning will remove; their choice does not matter. `head` replaces
+    the model's own last layer.
 
     Raises:
-        BuildError: no model can be built from the component, or it cannot be pruned, or takes no other head.
+        BuildError: the model cannot be built or pruned, or takes no other head.
     """
     given: dict[str, Any] = {"channels": shape.channels, "image_size": shape.image_size}
     try:
@@ -43,13 +43,13 @@ def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head:
     except SearchError:
         raise
     except Exception as error:
-        # Families from elsewhere, timm's too, refuse what they cannot do in words of their own.
+        # Families of other packages, including timm, raise their own exceptions.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BuildError(component.path, f"cannot be built ({reason})") from error
 
 
 def check_sizes(component: Component, shape: InputShape, sizes: Sequence[ImageSize], head: Component | None) -> None:
-    """Refuse to train a model on images of smaller sizes than it is built for, if it cannot read one of them.
+    """Refuse progressive resizing for a model that cannot read images of one of the smaller sizes.
 
     Raises:
         BuildError: the size, and what is allowed.
@@ -65,20 +65,20 @@ def check_sizes(component: Component, shape: InputShape, sizes: Sequence[ImageSi
 
 
 def _problem_at(model: nn.Module, channels: int, size: ImageSize) -> str | None:
-    """Return why a model cannot be trained on images of a size, None where it can."""
+    """Return why a model cannot be trained on images of a size, None if it can."""
     try:
         cost.count(model, channels=channels, image_size=size)
     except Exception as error:
-        # Networks refuse what they cannot do in words of their own.
+        # Networks raise their own exceptions.
         return " ".join(str(error).split()) or type(error).__name__
     return None
 
 
 def smaller_sizes(config: TrialConfig, shape: InputShape) -> tuple[ImageSize, ...]:
-    """Return the sizes below full that images have in some epochs of a configuration.
+    """Return the image sizes below full size in the epochs of a configuration.
 
     Raises:
-        BuildError: it has a teacher, which reads images of full size.
+        BuildError: it has a teacher, which needs images of full size.
     """
     resolution = resolution_of(config)
     if resolution.until and sections.distillation(config) is not None:
@@ -92,18 +92,18 @@ def smaller_sizes(config: TrialConfig, shape: InputShape) -> tuple[ImageSize, ..
 
 
 def structured_amount(config: TrialConfig) -> float:
-    """Return the share of channels that a configuration takes out, 0 where it takes out none."""
+    """Return the share of channels that a configuration removes, 0 without structured pruning."""
     plan = sections.pruning(config)
     return plan.amount if plan is not None and plan.kind == "structured" else 0.0
 
 
 def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Cost | None = None) -> dict[str, float]:
-    """Return what is known before training, see `imgcls_search.trial.SIZES`.
+    """Return the metrics that are known before training, see `imgcls_search.trial.SIZES`.
 
-    `found` is the cost of the network that is trained, `deployed` that of the pruned one, where it is another.
+    `found` is the cost of the trained network, `deployed` that of the pruned one if it differs.
 
     Raises:
-        BuildError: no optimizer, schedule or loss can be built from the configuration.
+        BuildError: the optimizer, schedule or loss of the configuration cannot be built.
     """
     if config.is_pretraining:
         return _measure_pretraining(config, shape, found)
@@ -136,19 +136,19 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
 
 
 def _check_average(config: TrialConfig, recipe: Training) -> None:
-    """Refuse two averages of the weights, or one of more epochs than there are.
+    """Refuse two averages of the weights, or an average over more epochs than there are.
 
     Raises:
-        BuildError: there are.
+        BuildError: the setting, and what is allowed.
     """
     problem = recipe.problem_of_average()
-    # What is fitted has one epoch, and no weights to average.
+    # A fitted head has one epoch and no weights to average.
     if problem is not None and not config.is_fitted:
         raise BuildError("training.swa", problem)
 
 
 def _measure_pretraining(config: TrialConfig, shape: InputShape, found: Cost) -> dict[str, float]:
-    """Return the sizes of a network that is pretrained, with a head that stands for its projection."""
+    """Return the sizes of a network for pretraining, with a head in place of its projection."""
     wanted = pretraining.plan(config)
     assert wanted is not None, "only what is pretrained gets here"
     if found.num_stages is None:
@@ -171,12 +171,12 @@ def _pixels(shape: InputShape) -> int:
 
 
 def meta_model(component: Component, shape: InputShape, head: Component | None = None) -> nn.Module:
-    """Build a model on the meta device, which holds no numbers.
+    """Build a model on the meta device, which stores no numbers.
 
     Raises:
         BuildError: the family refuses an argument, or another head.
     """
-    # Imported within the block, torchvision 0.23 makes tensors of its own on the meta device, and fails.
+    # If torchvision 0.23 is imported inside the block, it creates tensors on the meta device and fails.
     import torchvision  # noqa: F401
 
     with torch.device("meta"):
@@ -185,9 +185,9 @@ def meta_model(component: Component, shape: InputShape, head: Component | None =
 
 
 def head_to_count(config: TrialConfig) -> Component | None:
-    """Return the head that a model is counted with, None where it is the model's own, whatever that is.
+    """Return the head to count a model with, None for the model's own.
 
-    Where the own one is to be fitted, a linear one stands for it, so that what has none is refused.
+    If the own head is to be fitted, return a linear one, so that models without a linear layer are refused.
     """
     head = heads.head_of(config)
     if head.name != heads.OWN:
@@ -200,7 +200,7 @@ def head_to_count(config: TrialConfig) -> Component | None:
 
 
 def _optimizer_states(registry: Mapping[str, Callable[..., Any]], component: Component) -> int:
-    """Return how many numbers an optimizer keeps for each parameter, by letting it take a step."""
+    """Return how many numbers an optimizer stores per parameter, measured by taking one step."""
     tiny = nn.Linear(2, 2, bias=False)
     optimizer = build(registry, component, model=tiny)
     tiny(torch.ones(1, 2)).sum().backward()

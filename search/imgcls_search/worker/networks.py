@@ -1,4 +1,4 @@
-"""The networks of configurations and of saved trainings, and what a saved training carries beside its state."""
+"""The networks of configurations and of saved trainings, and the metadata of a saved training."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from imgcls_search.models.ensemble import Ensemble, Part
 from imgcls_search.worker.file_contents import Checkpoint
 
 MEMBERS = "members"
-"""The part of a weights file that tells of the networks of an ensemble."""
+"""The key of an ensemble's networks in a weights file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A network of an ensemble, with all that its weights do not say."""
+    """A network of an ensemble, with everything except its weights."""
 
     trial: int
     """The number of its trial in the study."""
 
     count: int
-    """How many times it was picked, which is its weight in the mean."""
+    """How often it was picked: its weight in the mean."""
 
     config: TrialConfig
     data: Prepared
     temperatures: tuple[float, ...]
-    """By what its logits are divided: one number, or one a label."""
+    """Divisors of its logits: one number, or one per label."""
 
     shapes: prune.Shapes | None
-    """What structured pruning has changed, None where it is as its builder makes it."""
+    """Changes by structured pruning, None if the network is as its builder makes it."""
 
 
 def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:
-    """Build the model that a configuration describes for images of a shape, with the head that it names.
+    """Build the model of a configuration for an input shape, with the configured head.
 
     Raises:
         BuildError: the family refuses an argument, or another head.
@@ -65,9 +65,9 @@ def build_own_model(config: TrialConfig, shape: InputShape) -> nn.Module:
 
 
 def describe_weights(config: TrialConfig, data: Prepared, shapes: prune.Shapes | None = None) -> Checkpoint:
-    """Return what a saved training carries besides its state, so that it can be used without a study.
+    """Return the metadata of a saved training that make it usable without a study.
 
-    `shapes` tells what structured pruning has changed, None where the model is as its builder makes it.
+    `shapes` are the changes by structured pruning, None if the model is as its builder makes it.
     """
     about = {"config": config.to_dict(), "data": data.to_dict()}
     return {"about": json.dumps(about if shapes is None else {**about, "shapes": shapes})}
@@ -97,10 +97,10 @@ def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tria
 def build_shaped(
     config: TrialConfig, data: Prepared, shapes: prune.Shapes | None, weights: Mapping[str, Tensor]
 ) -> nn.Module:
-    """Return the model of a configuration with its weights, which `shapes` makes smaller where it was pruned.
+    """Return the model of a configuration with its weights, shrunk to `shapes` if it was pruned.
 
     Raises:
-        RuntimeError, KeyError, AttributeError: the weights are not of this model.
+        RuntimeError, KeyError, AttributeError: the weights belong to another model.
     """
     model = build_model(config, data.shape)
     if shapes is not None:
@@ -113,9 +113,9 @@ def build_shaped(
 def describe_ensemble(
     config: TrialConfig, data: Prepared, members: Sequence[Member], more: Mapping[str, Any]
 ) -> Checkpoint:
-    """Return what the weights of an ensemble carry: `config` and `data` are those of its study's best trial.
+    """Return the metadata of an ensemble's weights: `config` and `data` are those of its study's best trial.
 
-    `more` is what messages say of it.
+    `more` is for messages.
     """
     about = {
         "config": config.to_dict(),
@@ -137,7 +137,7 @@ def describe_ensemble(
 
 
 def read_ensemble(state: Mapping[str, Any], source: str) -> tuple[tuple[Member, ...], Mapping[str, Any]]:
-    """Return the networks of a saved ensemble and what messages say of it; none if it is a single network.
+    """Return the networks of a saved ensemble and its data for messages; none for a single network.
 
     Raises:
         CheckpointError: the file's contents are not a trained model of this program.
@@ -169,15 +169,15 @@ def _members(about: Mapping[str, Any]) -> tuple[Member, ...]:
 
 
 def shapes_of(state: Mapping[str, Any]) -> prune.Shapes | None:
-    """Return what structured pruning has changed in the network of a saved training, None where nothing."""
+    """Return the changes by structured pruning in a saved network, None if there are none."""
     found: prune.Shapes | None = json.loads(state["about"]).get("shapes")
     return found
 
 
 def join(members: Sequence[Member], networks: Sequence[nn.Module], data: Prepared) -> Ensemble:
-    """Return the network that gives the mean of several networks' probabilities, by how often each was picked.
+    """Return the ensemble of several networks: the mean of their probabilities, weighted by how often each was picked.
 
-    Inputs are normalised by the mean and deviation of `data`.
+    Inputs are normalised with the mean and deviation of `data`.
     """
     picks = sum(member.count for member in members)
     parts = [
@@ -200,33 +200,33 @@ def _rebuild_ensemble(members: Sequence[Member], data: Prepared, weights: Mappin
         own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         networks.append(build_shaped(member.config, member.data, member.shapes, own))
     model = join(members, networks, data)
-    # All of the weights are of these networks.
+    # All weights belong to these networks.
     model.load_state_dict(dict(weights))
     return model
 
 
 def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:
-    """Return what `load_weights` does, of a complete training.
+    """Like `load_weights`, but only for a complete training.
 
     Raises:
-        CheckpointError: it did not, or the file's contents are not a trained model of this program.
+        CheckpointError: the training is incomplete, or the file's contents are not a trained model of this program.
     """
     model, config, data = load_weights(state, source)
     history, last = state.get("history"), config.epochs if "folds" in state else config.training_epochs
-    # A file may come from anybody, or be older than histories.
+    # Files may be of any origin, or older than histories.
     if isinstance(history, list) and len(history) < last:
         raise CheckpointError(
             f"{source}: a training that was interrupted after {len(history)} of {last} epochs; run the command that "
             "made it again to finish it"
         )
     if data.has_several_labels:
-        # Those of a training on all images came with them.
+        # For a training on all images, the thresholds are in its data.
         data = replace(data, thresholds=_thresholds(state, data.classes) or data.thresholds)
     return model, config, data
 
 
 def _thresholds(state: Mapping[str, Any], classes: Sequence[str]) -> tuple[float, ...] | None:
-    """Return the thresholds of the labels that a training chose on its validation images, None where it had none."""
+    """Return the label thresholds that a training chose on its validation images, None without validation images."""
     try:
         measured = state["metrics"] if "artifact" in state else state["history"][-1]
         return tuple(float(measured[f"{THRESHOLD}:{name}"]) for name in classes)

@@ -1,4 +1,4 @@
-"""Pictures of a finished trial, as optuna-dashboard shows them: learning curves, confusion matrix, mistakes."""
+"""Pictures of a finished trial for optuna-dashboard: learning curves, confusion matrix, mistakes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
 from imgcls_search.worker import drawing, figures
 
 WORST = 16
-"""Mistakes that are shown, the most confident first."""
+"""Number of mistakes shown, the most confident first."""
 
 
 def draw(
@@ -31,10 +31,10 @@ def draw(
     classes: Sequence[str],
     stated: costs.Costs | None = None,
 ) -> dict[str, str]:
-    """Write the pictures, each whole or not at all, and return their names by the names of their files.
+    """Write the pictures, each completely or not at all, and return their names by file name.
 
-    `logits` [N, classes] are those of the validation images `pixels`, uint8 [N, C, H, W], of classes `labels` [N], or
-    with several labels each, 0 or 1 [N, classes]. `stated` are the costs of decisions, where there are any.
+    `logits` [N, classes] are for the validation images `pixels`, uint8 [N, C, H, W], with class numbers `labels` [N],
+    or with several labels each, 0 or 1 [N, classes]. `stated` are the costs of decisions, if there are any.
 
     Raises:
         OSError: they cannot be written.
@@ -55,7 +55,7 @@ def draw(
 
 
 def draw_health(folder: Path, trial: int, history: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """Write the picture of a pretraining, and return its name by the name of its file.
+    """Write the picture of a pretraining, and return its name by file name.
 
     Raises:
         OSError: it cannot be written.
@@ -69,9 +69,9 @@ def _of_labels(
     pixels: Any,
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the pictures of several labels of each image, 0 or 1 [N, labels], as they are drawn."""
+    """Return the pictures for several labels per image, 0 or 1 [N, labels]."""
     shares = sigmoid(logits)
-    # As they were chosen when the trial was measured: these are the same images.
+    # The same thresholds as in the trial's evaluation, because the images are the same.
     cuts = choose_thresholds(shares, labels.astype(bool))
     scores = by_class(score(logits, labels, Wanted(classes=tuple(classes), is_full=True)))[1]
     return {
@@ -94,7 +94,7 @@ def _of_labels(
 def label_mistakes(
     probabilities: np.ndarray[Any, Any], said: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
 ) -> list[tuple[int, int]]:
-    """Return the images and labels that are wrongly said to go together or not, the most confident first."""
+    """Return the pairs of image and label that are predicted wrongly, the most confident first."""
     images, numbers = np.nonzero(said != labels)
     far = np.abs(probabilities[images, numbers] - labels[images, numbers])
     order = np.argsort(-far, kind="stable")
@@ -105,7 +105,7 @@ def _written(folder: Path, trial: int, drawn: Mapping[str, Any]) -> dict[str, st
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for name, figure in drawn.items():
-        # Optuna's ids are random; these are the same for the same trial, so that one drawn again takes its place.
+        # Optuna's ids are random; these are fixed per trial, so that a new drawing replaces the old one.
         key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{trial}/{name}"))
         atomic.write_bytes(folder / key, drawing.to_png(figure))
         found[key] = name
@@ -119,7 +119,7 @@ def worst(
     classes: Sequence[str],
     stated: costs.Costs | None = None,
 ) -> list[tuple[np.ndarray[Any, Any], str]]:
-    """Return the images [C, H, W] that a network is most sure of and wrong about, each with what is said of it."""
+    """Return the most confident mistakes: images [C, H, W], each with a caption."""
     shares = softmax(logits)
     predicted = _decided(shares, classes, stated)
     confidence = np.take_along_axis(shares, predicted[:, None], axis=1)[:, 0]
@@ -139,20 +139,20 @@ def _decided(shares: np.ndarray[Any, Any], classes: Sequence[str], stated: costs
 def mistakes(
     probabilities: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """Return the numbers of the wrongly classified images, the most confident first; `probabilities` [N, classes]."""
+    """Return the indices of misclassified images, the most confident first; `probabilities` [N, classes]."""
     wrong = np.flatnonzero(predicted != labels)
     return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
 
 
 def most_confused(matrix: np.ndarray[Any, Any], most: int = figures.MOST_NAMED - 1) -> np.ndarray[Any, Any]:
-    """Return the numbers of the classes with the most errors, as what they are or what is taken for them, in order."""
+    """Return the class numbers with the most errors, as true or as predicted class, in order."""
     errors = matrix - np.diag(np.diag(matrix))
     worst = np.argsort(-(errors.sum(axis=0) + errors.sum(axis=1)), kind="stable")[:most]
     return np.sort(worst)
 
 
 def folded(matrix: np.ndarray[Any, Any], kept: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return a confusion matrix of some classes, all others together in a last row and column."""
+    """Return a confusion matrix of some classes, with all others merged into a last row and column."""
     others = np.setdiff1d(np.arange(len(matrix)), kept)
     found = np.zeros((len(kept) + 1,) * 2, dtype=matrix.dtype)
     found[:-1, :-1] = matrix[np.ix_(kept, kept)]
@@ -163,7 +163,7 @@ def folded(matrix: np.ndarray[Any, Any], kept: np.ndarray[Any, Any]) -> np.ndarr
 
 
 def confusions(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> list[Any]:
-    """Return pictures of a confusion matrix: one that can be read or, of many classes, all of it and the worst ones."""
+    """Return pictures of a confusion matrix; with too many classes to read, a picture of the worst ones comes first."""
     whole = figures.confusion(matrix, classes)
     if len(classes) <= figures.MOST_NAMED:
         return [whole]

@@ -1,4 +1,4 @@
-"""One trial's work in order: images, model, training state; and what is known before training."""
+"""The steps of a trial: images, model and training state; and the checks before training."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def prepare_data(
 ) -> Prepared:
     """Decode the images of a configuration once; later calls find them under `cache`.
 
-    What there is to read is said before anything slow, what was found while decoding after it. Before a search or a
-    training, the files of the test split are looked at too, whether they can be read.
+    The data set is summarised before anything slow, and the findings follow after decoding. Before a search or a
+    training, the test files are also checked for readability.
 
     Raises:
         DataError: the images are missing, damaged or unusable.
@@ -107,7 +107,7 @@ def prepare_data(
 def open_whole(
     config: TrialConfig, source: Source, cache: Path, say: Callable[[str], None] | None = None
 ) -> list[Images]:
-    """Return all images of a source in the shape that a configuration names, the sealed split among them.
+    """Return all images of a source, including the sealed split, in the shape of a configuration.
 
     Raises:
         DataError: the images are damaged, or the cache cannot be written.
@@ -124,13 +124,13 @@ def open_whole(
 
 
 def cache_bytes(config: TrialConfig) -> float:
-    """Return the most bytes of decoded images that a configuration allows on disk."""
+    """Return the limit of a configuration for decoded images on disk, bytes."""
     gigabytes: float = config.section("image").get("cache_gb", CACHE_GB)
     return gigabytes * 1e9
 
 
 def has_prints(config: TrialConfig, data: Prepared, known: Prints) -> bool:
-    """Tell whether a data set is the recorded one, as far as a search sees it, by whichever version of fingerprints.
+    """Tell whether a search sees the recorded data set, for any version of fingerprints.
 
     Raises:
         DataError: its images are missing or cannot be read.
@@ -148,10 +148,10 @@ def versions() -> dict[str, str]:
 
 
 def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment, Mix]:
-    """Build what a configuration does to a batch: to each image, then to images with each other."""
+    """Build the batch augmentation of a configuration: of each image, then mixing of images."""
     section = config.section("augment")
     del section["policy"]
-    # Weights saved before there was any mixing say nothing of it.
+    # Weights saved before mixing existed lack these settings.
     mixed = {name: section.pop(name) for name in ("mixup", "cutmix") if name in section}
     policy = build(POLICIES, config.component("augment.policy"))
     sized = replace(augment(policy=policy, **section), size=sides(shape.image_size))
@@ -172,13 +172,12 @@ def new_session(
 ) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
-    A session that resumes from a checkpoint does not need the pretrained weights that it started with. `teacher` is the
-    weights file of the network to learn from, where the configuration distils; `backbone` that of the network to start
-    from, where it pretrains.
+    A session that resumes from a checkpoint does not need its pretrained weights. `teacher` is the teacher's weights
+    file for distillation; `backbone` is the file of a pretrained backbone to start from.
 
     Raises:
         BuildError: the configuration cannot be built.
-        CheckpointError: the pretrained weights cannot be fetched or read, or the teacher's.
+        CheckpointError: the weights of the model or the teacher cannot be downloaded or read.
         DeviceError: the precision is not available on the device.
     """
     recipe = training_of(config)
@@ -196,7 +195,7 @@ def new_session(
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
     precision = resolve_precision(recipe.precision, device)
     if precision == "fp16" and config.component("optimizer").name == "sam":
-        # Chosen where there is no bf16.
+        # `auto` chose it because there is no bf16.
         raise BuildError("training.precision", f"auto is fp16 on {device}, which sam cannot use; allowed: fp32")
     return Session(
         model=model,
@@ -207,7 +206,7 @@ def new_session(
         mix=mix,
         hold=_hold(config, model, optimizer),
         micro_batches=micro_batches,
-        # What devices exchange within a network is in no compiled one.
+        # Exchanges between devices do not work within a compiled network.
         is_compiled=group is None
         and pays_to_compile(
             recipe.compile, device, recipe.epochs * math.ceil(data.counts["train"] / recipe.batch_size)
@@ -222,7 +221,7 @@ def new_session(
 
 
 def _shrinking(config: TrialConfig, augmentation: Augment, shape: InputShape) -> Augment | Shrinking:
-    """Return an augmentation whose images have the size of their epoch."""
+    """Return an augmentation that shrinks images to the size of their epoch."""
     resolution = resolution_of(config)
     if not resolution.until:
         return augmentation
@@ -230,7 +229,7 @@ def _shrinking(config: TrialConfig, augmentation: Augment, shape: InputShape) ->
 
 
 def training_of(config: TrialConfig) -> Training:
-    """Return how a configuration trains, for as many epochs as one training of it has."""
+    """Return the training settings of a configuration, with the epochs of one training."""
     return replace(Training(**config.section("training")), epochs=config.training_epochs)
 
 
@@ -245,13 +244,13 @@ def tuning_session(
     micro_batches: int,
     group: Group | None = None,
 ) -> Session:
-    """Return a session that trains a pruned model on, with the whole schedule squeezed into its few epochs."""
+    """Return a session that fine-tunes a pruned model, with the whole schedule compressed into its few epochs."""
     plan = sections.pruning(config)
     assert plan is not None, "only what is pruned is tuned"
-    # The few epochs after pruning are no end of a training whose weights would be averaged.
+    # The few epochs after pruning are too early to average weights.
     recipe = replace(Training(**config.section("training")), swa=0)
     augmentation, mix = build_augmentation(config, data.shape)
-    # Parts may have been frozen, and an average never learns.
+    # Parts may be frozen, and averaged weights do not require gradients.
     model = model.requires_grad_(True)
     model = move(model, device)
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
@@ -304,7 +303,7 @@ def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: 
 
 
 def _hold(config: TrialConfig, model: nn.Module, optimizer: Optimizer) -> finetune.Hold:
-    """Prepare an optimizer for pretrained weights, and return what freezes a part of them."""
+    """Prepare an optimizer for pretrained weights, and return the function that freezes some of them."""
     if not head_plan.is_pretrained(config):
         return finetune.hold_nothing
     recipe = Finetune(**config.section("finetune"))

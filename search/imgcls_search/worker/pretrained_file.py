@@ -1,4 +1,4 @@
-"""What the weights file of a pretrained network says of itself."""
+"""The metadata in the weights file of a pretrained network."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any, TypedDict
 
 
 class PretrainingNote(TypedDict):
-    """The pretraining that a weights file is from."""
+    """The pretraining that produced a weights file."""
 
     images: int
     asked: int
-    """Of the labelled images, how many the features were judged by."""
+    """Number of labelled images that the features were evaluated on."""
 
     prints: str
-    """What its images are recognised by."""
+    """Fingerprint of the pretraining images."""
 
     fold: int | None
-    """The fold that was held out, None where none was."""
+    """The fold that was held out, None if there was none."""
 
     epochs: int
     seed: int
     health: Mapping[str, float]
-    """Of the last epoch."""
+    """Feature metrics of the last epoch."""
 
     versions: Mapping[str, str]
 
 
 class AboutBackbone(TypedDict):
-    """All that it says."""
+    """All metadata of the file."""
 
     config: Mapping[str, Any]
     data: Mapping[str, Any]
-    """The images that measured the features, see `data.Prepared.to_dict`."""
+    """The data set that the features were evaluated on, see `data.Prepared.to_dict`."""
 
     pretrained: PretrainingNote
 
 
 NOTED: Sequence[str] = tuple(PretrainingNote.__annotations__)
-"""All that a weights file must say of the pretraining that it is from."""
+"""All keys that a weights file must have about its pretraining."""

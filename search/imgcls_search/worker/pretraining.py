@@ -1,4 +1,4 @@
-"""A pretraining: its images, its session, and the file of the network that comes out of it."""
+"""Pretraining: its images, its session, and the resulting weights file."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from imgcls_search.worker.pretrained_file import NOTED, AboutBackbone
 def open_all(
     config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
 ) -> Unlabeled:
-    """Return the images that a configuration pretrains on, after decoding what its training will read.
+    """Return the images that a configuration pretrains on, after decoding everything its training reads.
 
     Raises:
-        DataError: they are missing, damaged or too few.
+        DataError: images are missing, damaged or too few.
     """
     found = open_unlabeled(config, data, Path(data.folder).parent, fold, whole=True, progress=progress)
     if isinstance(plan(config), Imitating):
@@ -57,10 +57,10 @@ def open_all(
 def open_for_teacher(
     config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Prepared, Unlabeled]:
-    """Return the same images at the size at which the teacher sees them, decoded from their files, not enlarged.
+    """Return the same images in the teacher's input size, decoded from their files instead of enlarged.
 
     Raises:
-        DataError: they are missing or damaged.
+        DataError: images are missing or damaged.
     """
     wanted = plan(config)
     assert isinstance(wanted, Imitating), "only imitation has a teacher"
@@ -72,15 +72,15 @@ def open_for_teacher(
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingImages:
-    """The images of a pretraining, as it sees them."""
+    """The images of a pretraining, ready for training."""
 
     images: ImageSet
-    """With what is to be learned of each in the place of labels."""
+    """With the targets of the images in place of labels."""
 
     prints: str
 
     def checked(self, state: Checkpoint) -> tuple[Checkpoint | None, str]:
-        """Return a checkpoint as a session takes it, None where it is of no use, and why."""
+        """Return a checkpoint in the form for a session, or None and the reason if it cannot be used."""
         try:
             known = json.loads(state["about"])["pretrained"]["prints"]
         except (KeyError, TypeError, ValueError):
@@ -98,12 +98,12 @@ class PretrainingImages:
 def preparing(
     job: Job, data: Prepared, device: str, stop: threading.Event, rest: Callable[[], None]
 ) -> Generator[Event, None, PretrainingImages]:
-    """Return the images of a pretraining; yield events that show that it is running.
+    """Return the images of a pretraining; yield events as signs of life.
 
     Raises:
-        DataError: images that are missing, damaged or too few.
+        DataError: images are missing, damaged or too few.
         CheckpointError: the teacher's weights cannot be read.
-        StoppedError: it is to stop.
+        StoppedError: a stop was requested.
     """
     unlabeled = open_unlabeled(job.config, data, Path(data.folder).parent, job.fold, whole=True)
     targets: Any = np.zeros(len(unlabeled), dtype=np.int64)
@@ -125,7 +125,7 @@ def preparing(
 
 
 def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: str) -> Generator[str | None, None, Any]:
-    """Return what the teacher makes of the images, [N, D], computed once for all that ask."""
+    """Return the teacher's features of the images, [N, D], computed once for all processes."""
     wanted = plan(job.config)
     assert isinstance(wanted, Imitating)
     assert job.teacher is not None, "a pretraining starts after its teacher is settled"
@@ -172,13 +172,13 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
 
 
 def _places(unlabeled: Unlabeled, shown: Unlabeled) -> Any:
-    """Return where the teacher's images of a pretraining are among those of its own size."""
+    """Return the indices of a pretraining's images within the teacher's images."""
     known = {name: place for place, name in enumerate(shown.names)}
     return np.array([known[name] for name in unlabeled.names], dtype=np.int64)
 
 
 TOLD_EVERY = 2_048
-"""Images after which a line says how far the teacher's features are."""
+"""Number of images between progress lines about the teacher's features."""
 
 
 def new_session(job: Job, data: Prepared, images: ImageSet, device: str, group: Group | None = None) -> Session:
@@ -231,7 +231,7 @@ def new_session(job: Job, data: Prepared, images: ImageSet, device: str, group: 
 
 
 def views(wanted: SimCLR, data: Prepared) -> Augment:
-    """Return what makes a view of an image."""
+    """Return the augmentation that creates a view of an image."""
     jitter = 0.8 * wanted.strength
     changes = augment(
         policy=POLICIES["none"](),
@@ -257,12 +257,12 @@ def _moments(targets: Any) -> tuple[Tensor, Tensor]:
 
 
 def scored_images(data: Prepared, fold: int | None) -> int:
-    """Return how many labelled images features can be asked about."""
+    """Return how many labelled images are available to evaluate features on."""
     return len(_places_of(data, fold)[1])
 
 
 def _places_of(data: Prepared, fold: int | None) -> tuple[Any, Any]:
-    """Return the places of labelled images to learn from and to ask about, the training split first."""
+    """Return the indices of labelled images to learn from and to evaluate on, the training split first."""
     if data.folds:
         return image_sets.fold_places(data, fold if fold is not None else len(data.folds) - 1)
     train = data.counts["train"]
@@ -289,7 +289,7 @@ def _health(job: Job, data: Prepared, device: str, precision: str) -> Health:
 
 
 def _labelled(data: Prepared, places: Any, device: str) -> ImageSet:
-    """Return images by their places, the training split first, as evaluation sees them."""
+    """Return images by index, the training split first, as evaluation sees them."""
     parts = [load(data, "train"), load(data, "val")]
     pixels: Any = Chosen([part.pixels for part in parts], places)
     labels = np.concatenate([part.labels for part in parts])[places]
@@ -297,7 +297,7 @@ def _labelled(data: Prepared, places: Any, device: str) -> ImageSet:
 
 
 def describe(session: Session, shown: PretrainingImages, job: Job, data: Prepared) -> Checkpoint:
-    """Return what the weights of a pretraining are saved as: by the names of their family, and where they are from."""
+    """Return a pretraining's weights for saving, under the names of their family, with metadata."""
     learner = session.deployed
     assert isinstance(learner, Learner), "only learners are pretrained"
     about: AboutBackbone = {
@@ -322,7 +322,7 @@ def describe(session: Session, shown: PretrainingImages, job: Job, data: Prepare
 
 
 def write_backbone(session: Session, shown: PretrainingImages, job: Job, data: Prepared) -> Checkpoint:
-    """Write the network without head and projection into the job's file, and return what its checkpoint then is."""
+    """Write the network without head and projection to the job's file, and return its final checkpoint."""
     found = describe(session, shown, job, data)
     checkpoint.save({"model": found["model"], "about": found["about"]}, Path(job.artifact))
     last = {name: value for name, value in session.history[-1].items() if name != "epoch"}
@@ -336,15 +336,15 @@ def write_backbone(session: Session, shown: PretrainingImages, job: Job, data: P
 
 
 def read_backbone(path: Path) -> AboutBackbone:
-    """Return what a file that a pretraining wrote says of itself.
+    """Return the metadata in the weights file of a pretraining.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or was written by something else.
+        CheckpointError: the file is missing, damaged, or was not written by a pretraining.
     """
     state = checkpoint.load(path)
     try:
         about: dict[str, Any] = json.loads(state["about"])
-        # All that is asked of it later is there.
+        # Check that everything needed later is there.
         TrialConfig.from_dict(about["config"]).pretraining()
         about |= {"pretrained": {name: about["pretrained"][name] for name in NOTED}}
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:

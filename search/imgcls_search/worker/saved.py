@@ -1,4 +1,4 @@
-"""What an earlier worker left of a job: a checkpoint to go on from, or all that it asks for."""
+"""The results that an earlier worker left for a job: a checkpoint to resume from, or a finished job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imgcls_search.worker.file_contents import Checkpoint
 
 
 def identity(job: Job) -> str:
-    """Return what must be equal for a checkpoint to belong to a job; where the images are does not matter."""
+    """Return the identity that a checkpoint and its job must share; the location of the images does not matter."""
     return f"{job.config.digest_anywhere()} {job.seed} {job.portion}"
 
 
@@ -33,7 +33,7 @@ def _belongs_to(job: Job, state: Mapping[str, Any]) -> bool:
     known = state.get("job")
     if known == identity(job):
         return True
-    # Earlier versions noted the configuration with the place of its images.
+    # Earlier versions included the location of the images.
     try:
         config = TrialConfig.from_dict(json.loads(state["about"])["config"])
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -43,7 +43,7 @@ def _belongs_to(job: Job, state: Mapping[str, Any]) -> bool:
 
 
 def read_finished(job: Job) -> list[Event] | None:
-    """Return the events of a job that an earlier worker finished, but could not report."""
+    """Return the events of a job that an earlier worker finished without reporting them."""
     state = read_checkpoint(job)[0] if job.artifact else None
     if state is None or "artifact" not in state:
         return None
@@ -60,9 +60,9 @@ def read_finished(job: Job) -> list[Event] | None:
 
 
 def read_checkpoint(job: Job) -> tuple[Checkpoint | None, str]:
-    """Return the job's saved state, None where there is none to use, and why one that is there is of no use.
+    """Return the job's saved state, or None and, if there is one that cannot be used, the reason.
 
-    A lost checkpoint costs time and nothing else: the same seed gives the same epochs again.
+    A lost checkpoint only costs time: the same seed gives the same epochs again.
     """
     path = Path(job.checkpoint)
     if not path.exists():

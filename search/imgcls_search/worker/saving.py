@@ -1,4 +1,4 @@
-"""When a worker writes the checkpoint of its training."""
+"""Decide when a worker writes the checkpoint of its training."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 from imgcls_search.training import checkpoint
 
 SAVE_SHARE = 0.02
-"""Checkpoints are written every epoch where that costs at most this share of the time,"""
+"""A checkpoint is written every epoch if that costs at most this share of the time,"""
 
 SAVE_SECONDS = 30.0
 """and at least this often otherwise."""
 
 
 class Saving:
-    """What was last saved of the current training."""
+    """The last save of the current training."""
 
     def __init__(self, is_writer: bool) -> None:
-        """Of a group of processes one writes files."""
+        """Only one process of a group writes files."""
         self.is_writer = is_writer
         self.epoch = 0
         self.at = 0.0
         self.seconds = 0.0
 
     def begin(self, epoch: int) -> None:
-        """Note that a training is taken up, which is saved up to an epoch."""
+        """Start with a training that is saved up to an epoch."""
         self.epoch, self.at, self.seconds = epoch, time.monotonic(), 0.0
 
     def is_due(self, epoch_seconds: float) -> bool:
-        """Tell whether to save after an epoch that took so long."""
+        """Tell whether to save after an epoch of this duration."""
         return self.seconds <= SAVE_SHARE * epoch_seconds or time.monotonic() - self.at > SAVE_SECONDS
 
     def save(self, epoch: int, path: Path, state: Callable[[], Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Pretrained weights that a trial starts from: they fit, they say how images are normalised, and they are read once."""
+"""The pretrained weights of a trial: check that they fit, get their normalisation, and read them only once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from imgcls_search.worker.measuring import meta_model
 
 
 def check_weights(component: Component, shape: InputShape) -> Path | None:
-    """Fetch or read the pretrained weights of a model component, see that they fit, and return the file they are from.
+    """Download or read the pretrained weights of a model component, check that they fit, and return their file.
 
-    It is None where a library keeps it to itself.
+    Return None if the file is unknown.
 
     Raises:
-        CheckpointError: they cannot be fetched or read.
+        CheckpointError: the weights cannot be downloaded or read.
         BuildError: they do not fit the model.
     """
     model = meta_model(component, shape)
@@ -36,11 +36,11 @@ def check_weights(component: Component, shape: InputShape) -> Path | None:
 
 
 def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
-    """Return the data set with the mean and deviation that a configuration names, by itself or by its weights.
+    """Return the data set with the mean and deviation of a configuration, given directly or by its weights.
 
     Raises:
         CheckpointError: the weights cannot be read.
-        BuildError: there are no such numbers.
+        BuildError: such numbers do not exist.
     """
     component, section = config.component("model"), config.section("image")
     has_weights = pretrained.is_wanted(component)
@@ -57,7 +57,7 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
             mean=mean if named["mean"] == "weights" else data.mean,
             std=std if named["std"] == "weights" else data.std,
         )
-    # One number is meant for all channels.
+    # A single number applies to all channels.
     given: dict[str, Any] = {
         name: tuple(value) * (data.channels // len(value))
         for name, value in named.items()
@@ -67,12 +67,12 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
 
 
 def _for_channels(name: str, numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Return what weights are normalised by, for images of so many channels.
+    """Return the normalisation of weights for a number of channels.
 
-    Weights that do not say it are normalised as ImageNet's three colours; grey images take the average of these.
+    Grey images use the average of ImageNet's three channels, or of the weights' own.
 
     Raises:
-        BuildError: the numbers are those of other channels.
+        BuildError: the numbers are for other channels.
     """
     if len(numbers) == channels:
         return numbers
@@ -92,13 +92,13 @@ _MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
 
 
 _WEIGHTS: dict[str, Mapping[str, torch.Tensor]] = {}
-"""What was read last, by what decides on it: the next trial's is mostly the same, and its model is built for it."""
+"""The last result by its key: the next trial mostly needs the same, and its model fits it."""
 
 
 def _remembered(
     memory: dict[str, T], component: Component, shape: InputShape, file: str | None, read: Callable[[], T]
 ) -> T:
-    """Return what was read of a component's weights, as long as it asks for the same ones."""
+    """Return the cached value for a component's weights, or read it if the weights differ."""
     given: dict[str, Any] = {"path": component.path, "args": dict(component.args), "shape": dataclasses.asdict(shape)}
     if file is not None:
         with contextlib.suppress(OSError):
@@ -113,7 +113,7 @@ def _remembered(
 
 
 def _moments(component: Component, shape: InputShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    # Those of published weights come from their library, whichever file they are in.
+    # For published weights, the normalisation comes from their library, whatever the file.
     file = str(component.args["weights"]) if pretrained.is_file(component) else None
     return _remembered(
         _MOMENTS, component, shape, file, lambda: pretrained.normalisation(component, meta_model(component, shape))
@@ -121,7 +121,7 @@ def _moments(component: Component, shape: InputShape) -> tuple[tuple[float, ...]
 
 
 def weights_of(component: Component, model: nn.Module, shape: InputShape) -> Mapping[str, torch.Tensor]:
-    """Return the tensors of the weights of a component, as they go into a model."""
+    """Return the tensors of a component's weights, ready to load into a model."""
     file = pretrained.file_of(component, model)
     return _remembered(
         _WEIGHTS, component, shape, file, lambda: pretrained.find(component, model, **dataclasses.asdict(shape))

@@ -1,4 +1,4 @@
-"""Networks of timm as files of this program, so that whatever learns from them reads one kind of file."""
+"""Save timm networks as files of this program, so that all learning from teachers reads one kind of file."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from imgcls_search.training import checkpoint
 from imgcls_search.worker import networks
 
 NO_CLASSES = ("0", "1")
-"""What a network without a head of its own is said to know."""
+"""Placeholder classes for a network without its head."""
 
 
 def keep(
     component: Component, data: Prepared, *, image_size: ImageSize, answers: bool, folder: Path
 ) -> tuple[str, Path]:
-    """Write the network of a component into a folder unless it is there; return the digest of its weights and the file.
+    """Write a component's network into a folder unless it exists; return the digest of its weights and the file.
 
-    It takes images of a size with the channels of `data`. Where it `answers`, it keeps its head, which must be of the
-    classes of `data`; else the head is zeros, as only its features count.
+    Its input has `image_size` and the channels of `data`. If it `answers`, it keeps its head, which must have the
+    classes of `data`; otherwise the head is zeros, because only its features matter.
 
     Raises:
-        CheckpointError: the weights cannot be fetched or read.
+        CheckpointError: the weights cannot be downloaded or read.
         BuildError: there is no such network, or the weights do not fit it or the classes.
     """
     known = replace(data, image_size=image_size, classes=data.classes if answers else NO_CLASSES)
@@ -48,7 +48,7 @@ def keep(
     tensors = find(component, model, **dataclasses.asdict(shape))
     anatomy = model.anatomy
     assert isinstance(anatomy, Anatomy), "weights are found by it"
-    # Older files do not count batches, and a head of zeros is the same each time.
+    # Older files lack batch counters; zeros also give a missing head the same digest each time.
     state = {
         name: tensors.get(name, torch.zeros_like(tensor)).detach().cpu() for name, tensor in model.state_dict().items()
     }
@@ -70,7 +70,7 @@ def _moments(
     mean, std = pretrained.normalisation(component, model)
     if len(mean) == shape.channels:
         return mean, std
-    # Grey images are one channel of what timm made of three.
+    # Grey images replace timm's three channels by one.
     if shape.channels != 1:
         raise BuildError(f"{component.path}.name", f"takes {len(mean)} channels, the images have {shape.channels}")
     return (sum(mean) / len(mean),), (sum(std) / len(std),)

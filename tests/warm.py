@@ -254,7 +254,7 @@ def keep_operators() -> None:
 
 
 def use_libraries() -> None:
-    """Use the libraries once, as first uses are slow: torch's exporter builds hundreds of functions, Optuna its tables."""
+    """Do once what is slow the first time: torch's exporter builds hundreds of functions, Optuna creates its tables."""
     import optuna
     import torch
     from matplotlib.figure import Figure

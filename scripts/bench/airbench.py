@@ -7,7 +7,7 @@ random; all shift them.
 
 python scripts/bench/airbench.py --images cifar10-images                       about 40 minutes on one core
 python scripts/bench/airbench.py --images cifar10-images --starts 1 --seeds 5 --set optimizer.scaled_sgd.lr=2
-python scripts/bench/airbench.py --seeds 2 --seconds 1 --train 100             digits: only a check that it runs
+python scripts/bench/airbench.py --seeds 2 --seconds 1 --train 100             digits: only a test run
 
 Writes airbench.json after each training; the same command resumes.
 """

@@ -1,12 +1,12 @@
 """Measure the speed of this package on one GPU, in less than nine minutes: images per second and trials per hour.
 
-First it runs `workers.py` with 1, 2, 4 and 8 workers. Then it measures images per second of one worker, alternating with
-a bare loop: the same network, optimizer, precision and memory layout on ready tensors and nothing else. The cases are
-ResNet-8, ResNet-18 and a small ViT at 32, 96 and 224 pixels; with RandAugment at 32; and at 32 with the network
+First it runs `workers.py` with 1, 2, 4 and 8 workers. Then it measures images per second of one worker, alternating
+with a bare loop: the same network, optimizer, precision and memory layout on ready tensors and nothing else. The cases
+are ResNet-8, ResNet-18 and a small ViT at 32, 96 and 224 pixels; with RandAugment at 32; and at 32 with the network
 compiled, without and with CUDA graphs.
 
-python scripts/bench/gpu.py                                                             one GPU
-python scripts/bench/gpu.py --device cpu --tiny                                         only a check that it runs, seconds
+python scripts/bench/gpu.py                                          one GPU
+python scripts/bench/gpu.py --device cpu --tiny                      only a test run of seconds
 
 Random images: speeds only. Writes gpu.json after each case.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     with frame.results("gpu", arguments.out) as results:
         results["device"] = torch.cuda.get_device_name() if arguments.device == "cuda" else arguments.device
         results["settings"] = {name: value for name, value in vars(arguments).items() if name != "out"}
-        # First, while this process uses no GPU memory.
+        # First, before this process trains anything on the device.
         results["workers"] = trials_an_hour(arguments)
         results["images"] = []
         for case in _cases(arguments):

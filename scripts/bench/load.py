@@ -6,11 +6,12 @@ python scripts/bench/load.py --trials --tiny-trials 2000 --sampler tpe    memory
 
 The script creates a study of the digits with one trial (`imgcls-search run`), fills it by inserting rows into Optuna's
 tables, and then uses the commands themselves: `run` adds two more trials; then `best`, `export`, `trials --top 5`, and
-the dashboard with its page and the study. It measures the whole command from start to end, in wall time and in processor
-time, without the workers of `run`. Processor time, which other work hardly affects, is compared with the bounds.
+the dashboard with its page and the study. It measures each whole command from start to end, in wall time and in
+processor time, without the workers of `run`. Processor time, which other work hardly affects, is compared with the
+bounds.
 
-Memory is the resident memory of the process that runs a search on simulated workers; everything else is real. Its growth
-is the slope of a line fitted to the last three quarters of the trials, and to each quarter. Writes load.json.
+Memory is the resident memory of the process that runs a search on simulated workers; everything else is real. Its
+growth is the slope of a line fitted to the last three quarters of the trials, and to each quarter. Writes load.json.
 """
 
 from __future__ import annotations

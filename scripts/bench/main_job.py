@@ -101,7 +101,7 @@ def measure_retraining(studies: Path, folder: Path) -> dict[str, Any]:
 
 
 def measure_writer(studies: Path) -> dict[str, Any]:
-    """Measure the share of the wall time in which the run process itself works, with trials of about five seconds each."""
+    """Measure the share of the wall time in which the run process itself works, with trials of about five seconds."""
     fixed = {
         "model.vit.patch_size": 4,
         "model.vit.width": 128,

@@ -4,13 +4,13 @@ python scripts/bench/overhead.py                              10, 1,000 and 10,0
 python scripts/bench/overhead.py --trials 1000 --samplers tpe --repeat 30
 python scripts/bench/overhead.py --trials --coordination      only the run's share of simulated trials of 5 s and 60 s
 
-A trial is: draw 10 parameters, record it, report 10 epochs, ask the pruner, end it. `ours` uses the proposer, the record
-and the pruner of a search; `plain` is ask, 10 suggestions, 10 reports with should_prune, and tell on Optuna's default
-SQLite storage, with the same sampler and successive halving with the same rungs. The two alternate.
+A trial is: draw 10 parameters, record it, report 10 epochs, ask the pruner, end it. `ours` uses the proposer, the
+record and the pruner of a search; `plain` is ask, 10 suggestions, 10 reports with should_prune, and tell on Optuna's
+default SQLite storage, with the same sampler and successive halving with the same rungs. The two alternate.
 Before the measurement, both databases are filled with the same trials by inserting rows into Optuna's tables, which
 takes seconds. Every filled trial has 10 epochs and is complete. (Plain Optuna's pruner compares trials by attributes
-that it stores on them; these trials have none, so it has less to do.) Model sizes, which ours looks up, are not measured
-here. Writes overhead.json.
+that it stores on them; these trials have none, so it has less to do.) Model sizes, which ours looks up, are not
+measured here. Writes overhead.json.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@
     python scripts/bench/parallel.py --lcbench data/lcbench --workers 512 --tasks 3945 --seeds 1
     python scripts/bench/parallel.py --lcbench data/lcbench --samplers curves tpe random --workers 8 64
 
-The folder contains `model.onnx` and `encoding.json`, as for `strategies.py`. Trials run in parallel on a simulated clock,
-where an epoch takes 0.5 to 2 seconds, depending on the configuration. The budget of a search is the epochs of 20 full
-trainings, and the same again for every 8 workers beyond the first 8. Each row shows: `at equal epochs`, how many times
-fewer epochs than random search (all fully trained, with as many workers) the sampler needs for random search's result;
-`by the clock`, the same in simulated time; `beside`, the median distance of a draw to the nearest trial without results
-/ that of random draws; `repeats`, the number of draws that repeat an earlier one; and the processor time of a draw in
-milliseconds. Writes parallel.json.
+The folder contains `model.onnx` and `encoding.json`, as for `strategies.py`. Trials run in parallel on a simulated
+clock, where an epoch takes 0.5 to 2 seconds, depending on the configuration. The budget of a search is the epochs of 20
+full trainings, and the same again for every 8 workers beyond the first 8. Each row shows: `at equal epochs`, how many
+times fewer epochs than random search (all fully trained, with as many workers) the sampler needs for random search's
+result; `by the clock`, the same in simulated time; `beside`, the median distance of a draw to the nearest trial without
+results / that of random draws; `repeats`, the number of draws that repeat an earlier one; and the processor time of a
+draw in milliseconds. Writes parallel.json.
 """
 
 from __future__ import annotations

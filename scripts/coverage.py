@@ -3,8 +3,8 @@
     python scripts/coverage.py                  every wing that has a floor
     python scripts/coverage.py space strategy   some wings
 
-The tests of a wing are those in the folder of its name. Only lines that run in the process of the tests count: what a
-command does in a process of its own is not seen, so that wings that are tested through commands have no floor.
+The tests of a wing are those in tests/WING. Only lines that run in the process of the tests count. Commands that tests
+start as separate processes are not measured, so wings that are tested through commands have no floor.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _is_enough(wing: str, floor: float) -> bool:
-    """Run the fast tests of a wing, print its coverage and tell whether it reaches the floor."""
+    """Run the fast tests of a wing, print its coverage and return whether it reaches the floor."""
     with tempfile.TemporaryDirectory() as folder:
         data, report = Path(folder, "data"), Path(folder, "report.json")
         env = {**os.environ, "COVERAGE_FILE": str(data)}

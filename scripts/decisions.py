@@ -1,7 +1,7 @@
-"""Write docs/decisions/index.md: all records in order of date.
+"""Write docs/decisions/index.md: all records, sorted by date.
 
 python scripts/decisions.py            write it
-python scripts/decisions.py --check    exit with 1 if a record is missing in it
+python scripts/decisions.py --check    exit with 1 if it is not up to date
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ this list. If a decision replaces an earlier one, change the earlier page's stat
 
 
 def index() -> str:
-    """Return the list of all records, the days as headings."""
+    """Return the list of all records, with a heading for each day."""
     pages = sorted(path for path in FOLDER.glob("*.md") if path.name[:1].isdigit())
     parts = [BEGINNING]
     for day, group in groupby(pages, key=lambda path: path.name[:10]):

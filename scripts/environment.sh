@@ -1,5 +1,5 @@
-# Sourced by the other scripts: sets `python` to an interpreter of an environment that has, or will have, torch.
-# An active environment with torch is used as it is; otherwise .venv is made, or used again.
+# Sourced by the other scripts. Sets `python` to the interpreter of an environment that has torch, or will have it:
+# an active environment with torch is used as it is; otherwise .venv is created or reused.
 
 if [ -n "${VIRTUAL_ENV:-}" ] && "$VIRTUAL_ENV/bin/python" -c 'import torch, torchvision' 2>/dev/null; then
     python="$VIRTUAL_ENV/bin/python"
@@ -16,23 +16,23 @@ else
     python=".venv/bin/python"
 fi
 
-# Installs the project with the given extras unless the same pyproject.toml was installed here before.
+# Install the project with the given extras, unless the same pyproject.toml has been installed here before.
 install() {
     local stamp installed
     stamp="$1 $(cksum < pyproject.toml) $PWD"
     installed="$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/imgcls-search.installed"
     if [ "$(cat "$installed" 2>/dev/null)" != "$stamp" ]; then
         echo "installing the project$1 (torch and torchvision take a few minutes the first time)"
-        # uv downloads and unpacks many packages at a time, pip one after the other.
+        # uv downloads and unpacks many packages in parallel, pip one after the other.
         install_with_uv "$1" ||
             "$python" -m pip install --quiet --disable-pip-version-check --no-compile -e ".$1"
-        # Otherwise each of the first processes would compile torch.
+        # Otherwise each of the first processes would compile torch's modules.
         PYTHONDONTWRITEBYTECODE="" "$python" -m imgcls_search.executors.warm
         echo "$stamp" > "$installed"
     fi
 }
 
-# The same with uv, which does not read what pip is set to.
+# Install with uv, which does not read pip's settings.
 install_with_uv() {
     "$python" -m pip install --quiet --disable-pip-version-check uv || return 1
     (
@@ -44,31 +44,31 @@ install_with_uv() {
     }
 }
 
-# Makes uv look for packages where pip does, for the rest of this shell.
+# Make uv use pip's package indexes for the rest of this shell.
 set_uv_as_pip() {
     set_as_pip UV_CONSTRAINT constraint
     set_as_pip UV_FIND_LINKS find-links
     set_as_pip UV_DEFAULT_INDEX index-url
     set_as_pip UV_INDEX extra-index-url
-    # As pip: the newest of all.
+    # Like pip, take the newest version from all indexes.
     export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
 }
 
-# Exports a variable of uv with what pip is set to, by the environment or a file of pip's, unless it has a value.
+# Export a variable of uv with the value of pip's setting (from the environment or pip's files), unless it is set.
 set_as_pip() {
     local word kept=""
     [ -z "${!1:-}" ] || return 0
-    # The environment comes first in pip's list; several values of one setting stand in several lines of it.
+    # pip lists the environment first; a setting with several values has several lines.
     for word in $("$python" -m pip config list 2> /dev/null |
         sed -nE "s/^(:env:|global|install)\.$2='(.*)'\$/\2/p" | head -n 1 | sed 's/\\n/ /g'); do
-        # pip passes over what is not there.
+        # pip ignores files that do not exist.
         case "$word" in file://*) [ -e "${word#file://}" ] || continue ;; esac
         kept="${kept:+$kept }$word"
     done
     [ -z "$kept" ] || export "$1=$kept"
 }
 
-# Installs the browser that the tests of pages look with; without it they are skipped and say so.
+# Install the browser for the tests of pages; without it they are skipped with a message.
 install_browser() {
     if command -v chromium > /dev/null; then
         return

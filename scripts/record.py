@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Run a command and write what it printed as an SVG in which the lines appear one by one, as a terminal recording:
+"""Run a command and write its output as an SVG in which the lines appear one by one, like a terminal recording:
 
 python scripts/record.py -o docs/recording.svg --lines 40 -- imgcls-search run vit --set study.trials=12
 
-Times are those of the run, shortened to `--seconds`. The picture holds no font and no address.
+The times are those of the run, shortened to `--seconds`. The picture contains no font and loads nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.text import Text
 
 
 def main() -> None:
-    """Record a command."""
+    """Record a command and write the SVG."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("-o", "--output", type=Path, required=True, help="the SVG to write")
     options.add_argument("--width", type=int, default=104, help="columns of the terminal")
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def svg(command: str, said: list[tuple[float, str]], width: int, lines: int, seconds: float) -> str:
-    """Return the picture: the command, then each line at its time."""
+    """Return the SVG: the command, then each line at its time."""
     shown = [(0.0, f"$ {command}"), *said]
     if len(shown) > lines:
         half = lines // 2
@@ -53,13 +53,13 @@ def svg(command: str, said: list[tuple[float, str]], width: int, lines: int, sec
     for place, (_, text) in enumerate(shown):
         console.print(Text(text, style="bold green" if not place else ""), no_wrap=True, overflow="ellipsis", crop=True)
     text = console.export_svg(title="imgcls-search", theme=MONOKAI)
-    # The font of rich's own picture comes from a server.
+    # rich's SVG loads its font from a server.
     text = re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"Fira Code, ?monospace|Fira Code", "ui-monospace, Menlo, Consolas, monospace", text)
     longest = max(at for at, _ in shown) or 1.0
     for place, (at, _) in enumerate(shown):
         delay = 0.3 + (seconds - 0.3) * at / longest
-        # Each line of rich's picture names its own clip path.
+        # In rich's SVG, each line refers to its own clip path.
         text = re.sub(
             rf'(<text [^>]*clip-path="url\(#[\w-]+-line-{place}\)")',
             rf'\1 style="opacity:0;animation:appear 0.01s linear {delay:.2f}s forwards"',

@@ -1,7 +1,7 @@
-"""The hook of mkdocs: the navigation from the folders, and the pages that the program itself writes.
+"""Hook of mkdocs: build the navigation from the folders, and generate pages from the program.
 
-A page in docs/tutorials, docs/how-to, docs/explanation, docs/benchmarks or docs/decisions is in the navigation once it
-is there, under its first heading; docs/how-to gets a list of its pages by topic.
+Every page in docs/tutorials, docs/how-to, docs/explanation, docs/benchmarks and docs/decisions is added to the
+navigation under its first heading; docs/how-to gets a list of its pages by topic.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mkdocs.structure.files import File, Files
 from typer.main import get_command
 
 TUTORIALS = ("fine-tune", "small-data", "compress", "several-objectives", "cluster", "self-supervised")
-"""In the order in which one reads them; further ones follow."""
+"""Tutorials in reading order; others follow."""
 
 PAGES = ("index.md", "start.md", "what-can-break.md")
 FOLDERS = ("tutorials", "how-to", "reference", "explanation", "benchmarks", "decisions")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Make the navigation from what there is."""
+    """Build the navigation from the existing pages."""
     docs = Path(config.docs_dir)
     tutorials = sorted(_pages(docs, "tutorials"), key=_place)
     config.nav = [
@@ -47,7 +47,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are written from the program and the folders."""
+    """Add the pages that are generated from the program and the folders."""
     docs = Path(config.docs_dir)
     made = {
         "reference/space.md": space_page(),
@@ -96,10 +96,10 @@ TOPICS = {
     ),
     "Extend the package": ("add-a-family", "add-a-metric"),
 }
-"""The pages of docs/how-to by topic, in the order in which one reads them."""
+"""The pages of docs/how-to by topic, in reading order."""
 
 OTHER_TOPIC = "More questions"
-"""Holds the pages that no topic names."""
+"""Topic of the pages that are in no other topic."""
 
 
 def questions(docs: Path) -> dict[str, list[str]]:
@@ -129,7 +129,7 @@ One question per page. The commands on these pages are tested.
 
 
 def space_page() -> str:
-    """Return every setting of a space, as Markdown."""
+    """Return the page with every setting of a space, as Markdown."""
     parts = [SPACE_HEAD]
     for section, found in groupby(settings(catalog()), lambda one: one["path"].partition(".")[0]):
         parts += [f"## `{section}`", "", *_table(list(found), section), ""]
@@ -168,7 +168,7 @@ def _table(found: Sequence[Setting], section: str) -> Iterator[str]:
 
 
 def commands_page() -> str:
-    """Return the help of every command, as Markdown."""
+    """Return the page with the help of every command, as Markdown."""
     parts = [COMMANDS_HEAD]
     for name, command in commands(get_command(app)):
         parts += [f"## {name}", "", *_help(command.help or ""), "", "| option | meaning |", "|---|---|"]
@@ -180,7 +180,7 @@ def commands_page() -> str:
 
 
 def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every command by its words, those below another one too: `spaces`, `spaces copy`."""
+    """Yield every command with its full name, subcommands included: `spaces`, `spaces copy`."""
     for name, command in group.commands.items():
         yield f"{before}{name}", command
         if hasattr(command, "commands"):
@@ -195,7 +195,7 @@ Every command with its options, as `imgcls-search COMMAND --help` prints them. E
 
 
 def _help(text: str) -> Iterator[str]:
-    """Yield the help of a command; what stands below a \\b is kept in lines, as a terminal shows it."""
+    """Yield the help of a command; paragraphs that begin with \\b keep their lines, as in a terminal."""
     for paragraph in text.split("\n\n"):
         if paragraph.startswith("\b"):
             yield from ("```bash", paragraph.removeprefix("\b").strip("\n"), "```")
@@ -209,7 +209,7 @@ def _pages(docs: Path, folder: str) -> list[str]:
 
 
 def _others(docs: Path) -> list[str]:
-    """Return the pages that are in none of the folders that the navigation knows."""
+    """Return the pages outside the known folders."""
     found = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
     return [page for page in found if page not in PAGES and page.partition("/")[0] not in FOLDERS]
 

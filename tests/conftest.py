@@ -1,4 +1,4 @@
-"""What several test files share: a tiny space, and the command line as a user meets it."""
+"""Shared by several test files: a tiny space, and fixtures that run the command line like a user."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from imgcls_search.cli import app as cli
 from tests.order import longest_first
 from tests.warm import Command, Warm, build_commands_once, keep_operators
 
-# Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
+# Several tests run at a time; with two threads each, they would wait for each other, at worst a hundred times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 WARM = os.environ.pop("IMGCLS_TEST_WARM", None)
-"""Where the workers of pytest-xdist find what commands are forked from."""
+"""Socket names of the server that commands are forked from; set for the workers of pytest-xdist."""
 
 PATIENCE = 600.0
-"""Seconds after which a thing that a test waits for counts as never coming: the machine may have much else to do."""
+"""Timeout of everything that tests wait for, seconds; long, because the machine may be busy."""
 
 TINY = """
 study: {trials: 4, pruner: {halving: {min_epochs: 2, eta: 2}}, pictures: false}
@@ -42,7 +42,7 @@ linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fo
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command did."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -57,12 +57,12 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def can_be_warm() -> bool:
-    """Tell whether commands may be forked instead of started in new interpreters."""
+    """Return whether commands may be forked instead of started in new interpreters."""
     return sys.platform.startswith("linux") and "IMGCLS_TEST_COLD" not in os.environ
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start, once for all workers of pytest-xdist, what commands are forked from."""
+    """Start the server that commands are forked from, once for all workers of pytest-xdist."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput") and can_be_warm():
         shared = Warm()
         os.environ["IMGCLS_TEST_WARM"] = shared.names
@@ -71,14 +71,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, on every worker of pytest-xdist."""
+    """Run the longest tests first on every worker of pytest-xdist."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         items[:] = longest_first(items, workers, lambda item: item.nodeid.partition("::")[0])
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass by what was imported: torch and its kin are millions of objects."""
+    """Exclude imported modules from garbage collection: torch and similar packages have millions of objects."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Each worker exports dozens of networks.
         keep_operators()
@@ -87,7 +87,7 @@ def pytest_collection_finish() -> None:
 
 
 def has_begun_before(verb: str, factory: pytest.TempPathFactory) -> bool:
-    """Tell whether any test of this session, on any of its workers, has used a command; from now on one has."""
+    """Return whether a test of this session, on any worker, has used a command before, and mark it as used."""
     shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
     try:
         (shared / f"begun-{verb}").touch(exist_ok=False)
@@ -98,7 +98,7 @@ def has_begun_before(verb: str, factory: pytest.TempPathFactory) -> bool:
 
 @pytest.fixture(scope="session")
 def warm() -> Iterator[Warm | None]:
-    """Yield a process from which commands start at once, where there is such a thing."""
+    """Yield a server from which commands start at once; None if commands cannot be forked."""
     if not can_be_warm():
         yield None
         return
@@ -122,11 +122,11 @@ def begin_command(
 def start(
     warm: Warm | None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., subprocess.Popen[str] | Command]]:
-    """Start the command line in a process of its own, in an empty folder; whatever is left of it is killed at the end.
+    """Start the command line in a separate process, in an empty folder; kill it at the end if it still runs.
 
-    What is asked to be cold starts a new interpreter as a user does. All others are forked from one that has the
-    libraries in memory, which saves the seconds of importing torch; the first use of each command in a session, and
-    what is asked to be fresh, imports the package itself again, and starts its other processes when it comes to them.
+    `cold=True` starts a new interpreter as a user does. All other commands are forked from a process that has imported
+    the libraries, which saves the seconds of importing torch. The first use of each command in a session, and every
+    command with `fresh=True`, imports the package itself again and starts other processes only when it needs them.
     """
     started: list[subprocess.Popen[str] | Command] = []
 
@@ -147,7 +147,7 @@ def start(
 
 @pytest.fixture
 def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..., Answer]:
-    """Run the command line in a process of its own, in an empty folder, and return what it did."""
+    """Run the command line in a separate process, in an empty folder, and return its answer."""
 
     def run(*arguments: str | Path, timeout: float = PATIENCE, **settings: Any) -> Answer:
         process = start(*arguments, **settings)
@@ -159,7 +159,7 @@ def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..
 
 @pytest.fixture
 def run_script(warm: Warm | None) -> Callable[..., Answer]:
-    """Run a script of ours, whose commands are forked from it where they can be, and return what it did."""
+    """Run a script of this repository and return its answer; its commands are forked from it if possible."""
 
     def run(
         script: Path,
@@ -183,7 +183,7 @@ def run_script(warm: Warm | None) -> Callable[..., Answer]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run the command line in this process, which is faster where nothing is trained."""
+    """Run the command line in this process, which is faster for commands that train nothing."""
     monkeypatch.chdir(tmp_path)
     build_commands_once()
 
@@ -198,5 +198,5 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def is_one_line(answer: Answer) -> bool:
-    """Tell whether a command ended as a user's mistake should: one line, exit code 2, no traceback."""
+    """Return whether a command reported a user's mistake correctly: one line, exit code 2, no traceback."""
     return answer.code == 2 and len(answer.err.splitlines()) == 1 and answer.err.startswith("error: ")

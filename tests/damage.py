@@ -1,6 +1,6 @@
-"""Damage to files, at random places that a seed decides: what disks, editors and other programs do to them."""
+"""Damage to files at random places (from a seed), like that of disks, editors and other programs."""
 
-# ruff: noqa: S608 - the names of tables and columns are the database's own
+# ruff: noqa: S608 - the names of tables and columns come from the database itself
 from __future__ import annotations
 
 import json
@@ -17,10 +17,10 @@ JUNK: tuple[Any, ...] = (
     *(None, True, -1, 0, 3, 10**30, 1.5, 1e308, math.nan, math.inf, "", "x", "\ud800", "\x1b[31m", "a" * 5000),
     *([], {}, [[]], [1, 2], ["x"], {"x": 1}, {"study": {}}, [{}], [{"epoch": 1}], {"": None}),
 )
-"""What stands in place of a JSON value."""
+"""Replacements for a JSON value."""
 
 TEXTS: tuple[Any, ...] = ("", "nope", "{", '{"a": 1', "[" * 5000, "NaN", "1", "null", b"\xff\xfe{", b"\x00", None, 7)
-"""What stands in place of a whole JSON text."""
+"""Replacements for a whole JSON text."""
 
 CELLS: tuple[Any, ...] = (
     None,
@@ -38,11 +38,11 @@ CELLS: tuple[Any, ...] = (
     "WAITING",
     "FAIL",
 )
-"""What stands in any other column."""
+"""Replacements for a value in any other column."""
 
 
 def damage_bytes(path: Path, rng: random.Random) -> str:
-    """Change bytes of a file as a bad disk does, and tell how."""
+    """Change bytes of a file as a bad disk does, and return the kind of damage."""
     data = bytearray(path.read_bytes())
     how = rng.choice(("flip", "flips", "zero", "truncate", "swap", "overwrite"))
     size = len(data)
@@ -69,12 +69,12 @@ def damage_bytes(path: Path, rng: random.Random) -> str:
 
 
 def damage_row(path: Path, rng: random.Random) -> str:
-    """Change one value in a database as a program with a mistake does, and tell which."""
+    """Change one value in a database as a faulty program does, and return a description of it."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA foreign_keys=OFF")
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         filled = [name for name in tables if connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]]
-        # Most of what is in a study is JSON.
+        # Most values of a study are JSON.
         weights = [6 if name.endswith(("user_attributes", "system_attributes")) else 1 for name in filled]
         (table,) = rng.choices(filled, weights)
         rows = [row for (row,) in connection.execute(f"SELECT rowid FROM {table}")]

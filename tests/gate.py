@@ -1,4 +1,4 @@
-"""Trainings that wait instead of computing: what a test kills is in the middle of it, however busy the machine is."""
+"""Trainings that wait instead of computing, so that a test can kill them midway, however busy the machine is."""
 
 from __future__ import annotations
 
@@ -30,17 +30,14 @@ NEVER = 10**9
 """More epochs than any training has."""
 
 LIMITS = json.dumps({"gate:passed": {"at_most": 1}})
-"""Holds for every trial, and so does nothing but to have the function called after each epoch."""
+"""A limit that every trial satisfies; its only effect is that the function is called after each epoch."""
 
 
 class Gate:
-    """A gate that is closed.
-
-    Each process that trains with its options and environment tells of some epochs and waits with the next one.
-    """
+    """A closed gate: each process that trains with its options and environment reports some epochs, then waits."""
 
     def __init__(self, folder: Path, *, epochs: int, seconds: float = 0.0) -> None:
-        """Close it after so many epochs of a process, each of which takes some seconds at least."""
+        """Let each process pass `epochs` epochs, each of which takes at least `seconds`; then close the gate."""
         folder.mkdir()
         self.folder = folder
         self.closed = folder / "closed"
@@ -52,16 +49,16 @@ class Gate:
         self.options = ("--set", f"limits={LIMITS}")
 
     def reached(self) -> int:
-        """Return how many processes have come to it."""
+        """Return how many processes wait at the gate or have waited."""
         return len(list(self.folder.glob("waiting-*")))
 
     def open(self) -> None:
-        """Let all pass, now and later."""
+        """Let all processes pass, now and later."""
         self.closed.unlink()
 
 
 def slow_epochs(folder: Path, seconds: float) -> dict[str, str]:
-    """Return the environment in which each epoch of a space with `limits: LIMITS` takes so long."""
+    """Return an environment in which each epoch of a space with `limits: LIMITS` takes at least `seconds`."""
     folder.mkdir()
     (folder / "gate.py").write_text(CODE.format(epochs=NEVER, seconds=seconds, folder="", closed=""))
     return {own_code.VARIABLE: str(folder)}

@@ -1,4 +1,4 @@
-"""Two processes that train together, for tests to call functions in."""
+"""Two processes that train together, in which tests call functions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ROOT = Path(__file__).parent.parent
 
 
 class Together:
-    """A group's processes, from outside."""
+    """The processes of a group, controlled by the test."""
 
     def __init__(self, folder: Path, size: int) -> None:
         members = [GroupMember(rank=rank, size=size, file=str(folder / "meeting")) for rank in range(size)]
         with pytest.MonkeyPatch.context() as patch:
-            # Our processes look for modules in the working folder only where it is named.
+            # Our processes import from the working folder only if PYTHONPATH names it.
             patch.setenv("PYTHONPATH", str(ROOT))
             self.members = [processes.start(_serve, f"member-{member.rank}", member) for member in members]
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call a function of a module in all of them, with the group before its arguments; return what each returns."""
+        """Call a module-level function in each process, with the group as first argument; return all results."""
         for _, connection in self.members:
             connection.send((function, arguments))
         found = [connection.recv() for _, connection in self.members]

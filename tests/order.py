@@ -1,7 +1,7 @@
-"""In which order tests run: whatever takes minutes begins early, so that it does not keep one worker busy at the end.
+"""Order of the tests: those that take minutes start early, so that no worker is still busy with one at the end.
 
-pytest-xdist hands each worker a part of the list, all parts of one length, and a worker that is done takes from the
-end of another's part. In the order of their names a test of minutes may be the last one of a part.
+pytest-xdist gives each worker a part of the list, all of equal length; a worker that has finished takes tests from the
+end of another worker's part. In alphabetical order, a test that takes minutes could be the last one of a part.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ SECONDS = {
     "tests/test_spaces.py": 50,
     "tests/cli/test_wheel.py": 40,
 }
-"""Files with tests that take long, and what they roughly take; others never keep a worker for long."""
+"""Files with slow tests, and about how many seconds they take; tests of other files are short."""
 
 
 def longest_first(items: Sequence[Item], workers: int, file_of: Callable[[Item], str]) -> list[Item]:
-    """Return the same tests, the parts of all workers beginning with long files; a file's tests stay together."""
+    """Return the tests in an order in which each worker's part begins with slow files; a file's tests stay together."""
     long: dict[str, list[Item]] = {}
     for item in items:
         if file_of(item) in SECONDS:
@@ -47,7 +47,7 @@ def longest_first(items: Sequence[Item], workers: int, file_of: Callable[[Item],
     others = iter([item for item in items if file_of(item) not in SECONDS])
     left = len(items)
     for place, part in enumerate(parts):
-        # As many as pytest-xdist hands this worker.
+        # The number of tests that pytest-xdist gives this worker.
         size = left // (workers - place)
         left -= size
         part += islice(others, max(0, size - len(part)))

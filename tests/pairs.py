@@ -1,4 +1,4 @@
-"""A small data set of images with several labels: two scans of digits side by side, and which digits are in them."""
+"""A small data set of images with several labels: two scanned digits side by side, labelled with both digits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ training: {epochs: 3, batch_size: 16}
 
 
 def draw(count: int, seed: int = 0) -> list[tuple[np.ndarray[tuple[int, int], np.dtype[np.uint8]], list[str]]]:
-    """Return images, uint8 [8, 16], each with the digits in it, sorted."""
+    """Return images, uint8 [8, 16], each with the sorted digits in it."""
     found = load_digits()
     random = np.random.default_rng(seed)
     drawn = []
@@ -32,7 +32,7 @@ def draw(count: int, seed: int = 0) -> list[tuple[np.ndarray[tuple[int, int], np
 
 
 def write_table(folder: Path, count: int = 200, seed: int = 0, *, empty: int = 0) -> list[list[str]]:
-    """Write images and `labels.csv` with the labels in one column; the first `empty` are blank and have none."""
+    """Write images and `labels.csv` with the labels in one column; the first `empty` are blank and have no label."""
     folder.mkdir(parents=True)
     rows, labels = ["image,tags"], []
     for number, (pixels, digits) in enumerate(draw(count, seed)):
@@ -46,7 +46,7 @@ def write_table(folder: Path, count: int = 200, seed: int = 0, *, empty: int = 0
 
 
 def write_rows(folder: Path, header: str, rows: Sequence[str]) -> Path:
-    """Write a table of the images that its rows begin with, each of one colour, and return its path."""
+    """Write a table and an image of a single colour for the path that each row begins with; return the table's path."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(dict.fromkeys(row.partition(",")[0] for row in rows)):
         path = folder / name

@@ -1,4 +1,4 @@
-"""The job of one training, as a run hands it to a worker."""
+"""The job of one training, as a run sends it to a worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgcls_search.protocol import Job
 
 
 def training_job(config: TrialConfig, data: Prepared, folder: Path, /, **changes: Any) -> Job:
-    """Return a training from its first epoch to its last, with its files in a folder."""
+    """Return the job of a complete training, with its files in a folder; `changes` replace fields."""
     plain = Job(
         trial=0,
         config=config,

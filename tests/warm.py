@@ -1,13 +1,14 @@
-"""Command lines that start from a process in which torch and Optuna are imported already; Linux only.
+"""Fork command lines from a process that has already imported torch and Optuna; Linux only.
 
-A server of two processes is forked for each command: one has the libraries in memory, the other the package too. The
-child takes the folder, environment, arguments and streams of the command, and then runs as `python -m imgcls_search`
-would: it has a process id, signals, an exit code and a way to its end of its own, and its fork server, forked too
-instead of imported again, starts helper and workers as ever. What is not as in a new interpreter: modules are imported
-already (of the package only where a command is not `fresh`), and all commands of one server hash strings with one seed.
+The server has two processes, and each command is forked from one of them: one has imported the libraries, the other
+also the package. The child takes over the folder, environment, arguments and streams of the command and then runs like
+`python -m imgcls_search`: it has its own process id, signals, exit code and shutdown. Its fork server, also forked
+instead of started by a new interpreter, starts helper and workers as usual. Two things differ from a new interpreter:
+modules are already imported (those of the package only if a command is not `fresh`), and all commands of one server
+hash strings with the same seed.
 
-A script starts from it too; the commands, scripts and `python -c CODE` that it starts with `subprocess` are forked
-from the script.
+Scripts are forked in the same way, and the commands, scripts and `python -c CODE` that a script starts with
+`subprocess` are forked from the script.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ LIBRARIES = (
         "tqdm",
     ),
 )
-"""What commands, helpers and workers import of others, much of it late; it knows no environment variable of a test."""
+"""Third-party modules that commands, helpers and workers import, many of them late. They must not read environment
+variables that tests set, except those in `READ_WHEN_IMPORTED`."""
 
 
 ALONE = [[name] for name in ("best", "compare", "families", "front", "list", "schema", "status", "trials")]
@@ -92,22 +94,22 @@ ALONE = [[name] for name in ("best", "compare", "families", "front", "list", "sc
 
 
 READ_WHEN_IMPORTED = {"HF_": ("huggingface_hub", "timm")}
-"""Packages that read variables of the environment, of which the beginning is given, when they are imported."""
+"""Packages that read environment variables with this prefix when they are imported."""
 
 
 SPAWN = util.spawnv_passfds
-"""How multiprocessing starts a new interpreter."""
+"""The function with which multiprocessing starts a new interpreter."""
 
 
 class Warm:
-    """A server that is forked for each command: a new one, or the one of these names."""
+    """A connection to the server that commands are forked from: a new one, or the one with these socket names."""
 
     def __init__(self, names: str | None = None) -> None:
         self.process = None
         if names is None:
             listeners = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
             for listener in listeners:
-                # The kernel finds a name, which is no file's.
+                # The kernel chooses an abstract name, without a file.
                 listener.bind("")
                 listener.listen()
             names = " ".join(listener.getsockname()[1:].decode() for listener in listeners)
@@ -134,15 +136,15 @@ class Warm:
         fresh: bool = False,
         terminal: int | None = None,
     ) -> Command:
-        """Begin `imgcls-search`, or a script, with these arguments, on a terminal if one is given.
+        """Start `imgcls-search`, or a script, with these arguments, on a terminal if one is given.
 
-        A fresh one imports the package again.
+        A `fresh` command imports the package again.
         """
         request = {"argv": list(arguments), "cwd": str(cwd), "env": dict(env), "script": script and str(script)}
         return Command(self.with_libraries if fresh else self.with_package, request, terminal)
 
     def close(self) -> None:
-        """Let it end, once nobody else uses it; commands under way go on."""
+        """Disconnect; the server ends when nobody else is connected, and running commands continue."""
         self.with_package.close()
         self.with_libraries.close()
         if self.process is not None:
@@ -156,7 +158,7 @@ def _connect(name: str) -> socket.socket:
 
 
 class Command:
-    """A process, with what tests use of `subprocess.Popen`."""
+    """A forked process, with the part of the interface of `subprocess.Popen` that tests use."""
 
     def __init__(self, requests: socket.socket, request: Mapping[str, Any], terminal: int | None = None) -> None:
         self.answers, theirs = socket.socketpair()
@@ -200,7 +202,7 @@ class Command:
             return None
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Return all output once every process that could write has closed it, and the process has ended."""
+        """Return all output after the process has ended and every process that could write has closed the streams."""
         if self.output is None:
             with ThreadPoolExecutor(2) as pool:
                 streams = (self.stdout, self.stderr)
@@ -221,21 +223,21 @@ class Command:
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the process."""
         self.send_signal(signal.SIGKILL)
 
 
 def import_libraries() -> None:
-    """Import what others wrote."""
+    """Import the third-party modules."""
     for name in LIBRARIES:
-        # What is optional, and what another version has under another name.
+        # Some modules are optional or have another name in other versions.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     use_libraries()
 
 
 def keep_operators() -> None:
-    """Keep what torch's exporter knows of its operators: half a second, which a program spends at each export."""
+    """Cache the operator registry of torch's exporter, which takes half a second to build at each export."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     if hasattr(ONNXRegistry, "kept"):
@@ -244,7 +246,7 @@ def keep_operators() -> None:
 
     def from_torchlib(cls: type[ONNXRegistry], *given: Any, **named: Any) -> ONNXRegistry:
         found = copy.copy(cls.kept(*given, **named))
-        # Of its own, as an export may add operators.
+        # Copy it, because an export may add operators.
         found.functions = {name: list(several) for name, several in found.functions.items()}
         return found
 
@@ -252,7 +254,7 @@ def keep_operators() -> None:
 
 
 def use_libraries() -> None:
-    """Do once what takes long the first time: torch's exporter builds hundreds of functions, Optuna its tables."""
+    """Do once what is slow the first time: torch's exporter builds hundreds of functions, Optuna creates its tables."""
     import optuna
     import torch
     from matplotlib.figure import Figure
@@ -260,7 +262,7 @@ def use_libraries() -> None:
     from tqdm import tqdm
 
     keep_operators()
-    # Its bars start a thread, which no fork would have.
+    # Progress bars of tqdm start a thread, which would not exist in forks.
     tqdm.monitor_interval, interval = 0, tqdm.monitor_interval
     layers = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 2))
     torch.optim.SGD(layers.parameters(), lr=1.0)
@@ -281,11 +283,11 @@ def use_libraries() -> None:
 
 
 def import_package() -> None:
-    """Import what is ours."""
+    """Import all modules of the package."""
     import imgcls_search
 
     for module in pkgutil.walk_packages(imgcls_search.__path__, "imgcls_search."):
-        # Ray reads its environment when it is imported; only who asks for a cluster imports it.
+        # Ray reads its environment when it is imported; only commands that use a cluster import it.
         if module.name != "imgcls_search.__main__" and not module.name.startswith("imgcls_search.executors.ray."):
             importlib.import_module(module.name)
     from imgcls_search.study import database
@@ -295,7 +297,7 @@ def import_package() -> None:
 
 
 def build_commands_once() -> None:
-    """Keep what Typer makes of the command line: 30 ms, which a program spends once and tests would at each command."""
+    """Cache the command line that Typer builds: it takes 30 ms, which tests would spend at each command."""
     import typer.main
     from imgcls_search.cli.app import app
 
@@ -305,20 +307,20 @@ def build_commands_once() -> None:
 
 
 def settle() -> None:
-    """Make ready to be forked."""
+    """Prepare this process for being forked."""
     assert threading.active_count() == 1, "a thread would not outlive a fork, but what it holds locked would"
-    # What was imported is nothing for a garbage collector to look through, and to copy, in each fork.
+    # Otherwise the garbage collector would traverse imported modules in each fork, and so copy their memory.
     gc.collect()
     gc.freeze()
 
 
 def wait_for_request(listener: socket.socket) -> dict[str, Any] | None:
-    """Fork for each request and report each end; return, in the forked process only, the request.
+    """Fork for each request and report the end of each fork; return the request, in the forked process only.
 
-    Return None when all who were connected have left.
+    Return None when all clients have disconnected.
     """
     answers: dict[int, tuple[int, socket.socket]] = {}
-    """The process id and the connection of each command under way, by what tells its end."""
+    """The process id and the connection of each running command, by its pidfd."""
     connections: dict[int, socket.socket] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
@@ -356,17 +358,17 @@ def wait_for_request(listener: socket.socket) -> dict[str, Any] | None:
 
 
 def _tell(connection: socket.socket, code: int) -> None:
-    # Nobody may be left to be told.
+    # The client may have disconnected.
     with connection, contextlib.suppress(BrokenPipeError):
         connection.sendall(str(code).encode())
 
 
 def become(request: dict[str, Any], streams: Sequence[int]) -> dict[str, Any]:
-    """Take the streams, folder and environment of a command; forget those of the process forked from."""
+    """Take over the streams, folder and environment of a command, in place of those of the parent process."""
     for target, fd in enumerate(streams[:3]):
         os.dup2(fd, target)
     close_all_but([])
-    # What the process forked from has to clean up, temporary folders too, is not this one's.
+    # The parent cleans up its own resources, temporary folders included; this process must not.
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     os.chdir(request["cwd"])
     before = set(os.environ.get("PYTHONPATH", "").split(os.pathsep))
@@ -375,7 +377,7 @@ def become(request: dict[str, Any], streams: Sequence[int]) -> dict[str, Any]:
             forget(packages)
     os.environ.clear()
     os.environ.update(request["env"])
-    # Where temporary files are is asked for again.
+    # Look up the folder of temporary files again.
     tempfile.tempdir = None
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in before]
     script = request.get("script")
@@ -383,7 +385,7 @@ def become(request: dict[str, Any], streams: Sequence[int]) -> dict[str, Any]:
     sys.argv = [script or "imgcls-search", *request["argv"]]
     import numpy as np
 
-    # What a new process would take from the operating system; Python's own generator sees to itself.
+    # A new process would seed these from the operating system.
     random.seed()
     np.random.seed()
     return request
@@ -394,7 +396,7 @@ def having(start: str, variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def forget(packages: Container[str]) -> None:
-    """Have packages imported again."""
+    """Remove packages from `sys.modules`, so that they are imported again."""
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]
 
@@ -402,13 +404,13 @@ def forget(packages: Container[str]) -> None:
 def close_all_but(kept: Sequence[int]) -> None:
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
         if fd > 2 and fd not in kept:
-            # One of them is gone: it listed them.
+            # The descriptor that listed the folder is closed already.
             with contextlib.suppress(OSError):
                 os.close(fd)
 
 
 def fork_server() -> None:
-    """Start the process that helpers and workers are forked from, now: later there may be locks that a fork breaks."""
+    """Start the process that helpers and workers are forked from, before other threads can hold locks."""
     from imgcls_search.executors import processes
 
     started, util.spawnv_passfds = SPAWN, fork_python
@@ -417,7 +419,7 @@ def fork_server() -> None:
 
 
 def fork_python(path: bytes, arguments: Sequence[str], passed: Sequence[int]) -> int:
-    """Run `python -c CODE` in a fork; stands in for `multiprocessing.util.spawnv_passfds`, which starts a program."""
+    """Run `python -c CODE` in a fork; replaces `multiprocessing.util.spawnv_passfds`, which starts a new program."""
     start = arguments.index("-c")
     code, *argv = arguments[start + 1 :]
     pid = os.fork()
@@ -428,7 +430,7 @@ def fork_python(path: bytes, arguments: Sequence[str], passed: Sequence[int]) ->
         close_all_but(passed)
         forget_handlers()
         if IS_FRESH:
-            # A new interpreter would import it in an order of its own.
+            # Like a new interpreter, import the package in this process's own order.
             forget(["imgcls_search"])
         sys.argv = ["-c", *argv]
         sys.modules["__main__"] = types.ModuleType("__main__")
@@ -442,34 +444,34 @@ def fork_python(path: bytes, arguments: Sequence[str], passed: Sequence[int]) ->
 
 
 def forget_handlers() -> None:
-    """Answer signals as a new program, which knows none of its parent's handlers."""
+    """Reset the signal handlers of the parent to those of a new program."""
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 class ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
-    """Starts other programs of this Python as forks of this process, and everything else as ever."""
+    """A `Popen` that starts programs of this Python interpreter as forks of this process, all others as usual."""
 
     def __init__(self, args: Any, *more: Any, **settings: Any) -> None:
         words = [*map(str, args)] if not more and isinstance(args, list) else []
         is_command = words[1:3] == ["-m", "imgcls_search"]
         is_code = words[1:2] == ["-c"] and len(words) == 3
         if words[:1] == [sys.executable] and (is_command or is_code or words[1].endswith(".py")):
-            # It is called where the program would be executed: streams, folder and session are the child's by then.
+            # Popen calls it in the child before exec: streams, folder and session are set by then.
             settings["preexec_fn"] = functools.partial(be_python, words[1:], settings.get("env"))
-            # What is still to be written is not the child's to write.
+            # Otherwise the child would write the buffered output again.
             sys.stdout.flush()
             sys.stderr.flush()
         super().__init__(args, *more, **settings)
 
 
 def be_python(words: Sequence[str], env: Mapping[str, str] | None) -> None:
-    """Be `python -m imgcls_search ...`, `python SCRIPT ...` or `python -c CODE`, and never return."""
+    """Run as `python -m imgcls_search ...`, `python SCRIPT ...` or `python -c CODE`, and never return."""
     status = 1
     try:
         gc.enable()
-        # A thread that started it waits, in the process forked from, for no one here.
+        # The threads of the parent's pools do not exist here, so nothing must wait for them at exit.
         thread._threads_queues.clear()
         script = None if words[0] in ("-m", "-c") else words[0]
         request = {
@@ -490,14 +492,14 @@ def be_python(words: Sequence[str], env: Mapping[str, str] | None) -> None:
 
 
 IS_FRESH = False
-"""Whether this process was forked from the one that has only libraries in memory."""
+"""Whether this process was forked from the one that has imported only the libraries."""
 
 
 def main() -> None:
-    """Fork for each request; in a fork, be the command or the script."""
+    """Fork for each request; in a fork, run the command or the script."""
     global IS_FRESH
     with_package, with_libraries = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:])
-    # Whoever starts the tests with `nohup` has all their processes ignore it.
+    # `nohup` makes all child processes ignore SIGHUP.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     import_libraries()
     settle()
@@ -527,7 +529,7 @@ def main() -> None:
 
 
 def run_program(script: str | None, code: str | None = None) -> int:
-    """Be `python -m imgcls_search`, `python SCRIPT` or `python -c CODE`; return the exit code."""
+    """Run as `python -m imgcls_search`, `python SCRIPT` or `python -c CODE`; return the exit code."""
     try:
         if script:
             runpy.run_path(script, run_name="__main__")
@@ -548,7 +550,7 @@ def run_program(script: str | None, code: str | None = None) -> int:
 
 
 def end(code: int) -> None:
-    """End as the interpreter does, but leave the modules standing: to take torch apart would cost a second."""
+    """Exit like the interpreter, but without tearing down modules, which would take a second for torch."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -1,13 +1,13 @@
-"""Compare the start configuration of `spaces/airbench.yaml` with ResNets, those of `spaces/cifar10.yaml`, by test
-accuracy at equal seconds of the processor.
+"""Compare the start configuration of `spaces/airbench.yaml` with the ResNets of `spaces/cifar10.yaml`, by test accuracy
+for equal processor time.
 
-All train on the same images with the same seeds, on one thread; each has as many epochs as fit into the seconds, its
-evaluations among them, and its whole schedule over them. The images are flipped in turns by the one, at random by the
-others, and shifted by all.
+All train on the same images with the same seeds, on one thread. Each trains for as many epochs as fit into the seconds,
+evaluations included, and its whole schedule spans these epochs. airbench flips images alternately, the ResNets at
+random; all shift them.
 
 python scripts/bench/airbench.py --images cifar10-images                       about 40 minutes on one core
 python scripts/bench/airbench.py --images cifar10-images --starts 1 --seeds 5 --set optimizer.scaled_sgd.lr=2
-python scripts/bench/airbench.py --seeds 2 --seconds 1 --train 100             digits: only whether it runs
+python scripts/bench/airbench.py --seeds 2 --seconds 1 --train 100             digits: only a test run
 
 Writes airbench.json after each training; the same command resumes.
 """
@@ -30,7 +30,7 @@ from imgcls_search.strategy.view import View
 SPACES = Path(__file__).resolve().parents[2] / "spaces"
 
 OF_AIRBENCH = (("augment.flip", "alternating"), ("augment.crop_padding", "2"))
-"""What its start configuration leaves to the images."""
+"""Settings for photographs that its start configuration does not have."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     changes = [(path, value) for path, _, value in (change.partition("=") for change in arguments.set)]
     arms = [Arm(name=f"resnet-{n}", config=partial(_config, arguments, "cifar10", n, ())) for n in arguments.starts]
     arms.append(Arm(name="airbench", config=partial(_config, arguments, "airbench", 0, changes)))
-    # Where the images lie is nobody's business, and is no condition.
+    # The path of the images is private and does not affect the results.
     settings = {name: value for name, value in vars(arguments).items() if name not in ("images", "out", "seeds")}
     with frame.results("airbench", arguments.out) as results, tempfile.TemporaryDirectory() as cache:
         bench = Bench(Path(cache), arguments.seconds, arguments.rounds)
@@ -64,7 +64,7 @@ def _config(
     file = SPACES / f"{name}.yaml"
     fixed = {path for path, _ in own}
     starts = [dict(told) for told in read_space(file, catalog()).start]
-    # A start configuration may not say again what is fixed to another value.
+    # A start configuration must not contain settings that are fixed.
     told = {path: value for path, value in starts[start].items() if path not in fixed}
     space = read_space(file, catalog(), overrides=[*given, ("start", "[]")], data=data)
     return draw_start(View(space, [], [], 0), told, 0).config

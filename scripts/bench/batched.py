@@ -1,18 +1,18 @@
-"""Measure whether it pays to train several small networks of one architecture as one batched network.
+"""Measure whether training several small networks of one architecture as one batched network is faster.
 
-All ways train the same members, on one thread of one core as a worker does, in turns within one run. On a CPU a way's
-time is that of the processor, so that other work on the machine counts little.
+Each way trains the same members on one thread of one core, like a worker; the ways alternate within one run. On a CPU,
+processor time is measured, so that other work on the machine matters little.
 
 alone     one member after the other, as a worker trains them
 batched   all members in one step: their parameters stacked (torch.func.stack_module_state), one vmap of the network,
-          each member's own loss and own optimizer, which works on its part of the stack
-bound     the same with one optimizer for all members, which then cannot differ in rates: no better wiring is faster
-workers   on a GPU only: as many processes as there are members, each with one member on the same GPU
+          a separate loss and optimizer for each member, the optimizer on its part of the stack
+bound     the same with one optimizer for all members, which then cannot differ in learning rates: an upper bound
+workers   on a GPU only: one process per member, all on the same GPU
 
 python scripts/bench/batched.py                                      about nine minutes on one core
 python scripts/bench/batched.py --cases vit-8-4-32 lenet5-8 --members 8 --epochs
 python scripts/bench/batched.py --batches 128 --members 4
-python scripts/bench/batched.py --processes 2 --cases vit-32-8-32    both cores at once, which share a cache
+python scripts/bench/batched.py --processes 2 --cases vit-32-8-32    both cores at once; they share a cache
 python scripts/bench/batched.py --device cuda --members 2 8          on a GPU, under nine minutes
 python scripts/bench/batched.py --cases --spaces                     only how many trials of a search could be batched
 
@@ -53,7 +53,7 @@ from torch.func import functional_call, stack_module_state
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A network that is measured, and the images it is for."""
+    """A network to measure, and the shape of its images."""
 
     model: str
     size: int = 32
@@ -80,10 +80,10 @@ MODELS = {
     "lenet5-32": Model(model="lenet5: {}"),
     "mobilenetv3-32": Model(model="mobilenetv3: {size: small, dropout: 0}"),
 }
-"""By family, side of the image, side of a patch, width."""
+"""Named by family, side of the image, side of a patch (ViTs), width."""
 
 WAITING = 8
-"""Trials that wait at a time, of which some may share an architecture."""
+"""Trials that wait at the same time; some of them may share an architecture."""
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
@@ -92,7 +92,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What a process needs to know to train the members."""
+    """Everything that a process needs to train the members."""
 
     name: str
     config: dict[str, Any]
@@ -107,17 +107,17 @@ class Case:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How the members train."""
+        """The `training` section of the members' configuration."""
         return TrialConfig.from_dict(self.config).section("training")
 
     def sessions(self, count: int | None = None) -> list[Session]:
-        """Return a training of each member; the same members each time."""
+        """Return a session for each member; the members are the same each time."""
         config = TrialConfig.from_dict(self.config)
         several = range(self.members if count is None else count)
         return [pipeline.new_session(config, self.prepared, seed=seed, device=self.device) for seed in several]
 
     def batches(self, sessions: Sequence[Session]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return a ready batch of each member, inputs and class numbers."""
+        """Return a random batch for each member: inputs and class numbers."""
         shape, size = self.prepared.shape, sessions[0].recipe.batch_size
         height, width = sides(shape.image_size)
         generator = torch.Generator().manual_seed(0)
@@ -128,7 +128,7 @@ class Case:
 
 
 def alone(case: Case, sessions: Sequence[Session]) -> Step:
-    """Return a step of each member, one after the other."""
+    """Return a function that takes a step of each member, one after the other."""
     inputs, labels = case.batches(sessions)
 
     def step() -> None:
@@ -143,7 +143,7 @@ def alone(case: Case, sessions: Sequence[Session]) -> Step:
 
 
 def batched(case: Case, sessions: Sequence[Session]) -> Step:
-    """Return a step of all members at once, each with its own optimizer, which sees its part of the stack."""
+    """Return a function that takes a step of all members at once, with a separate optimizer for each member."""
     stack = Stack(sessions)
     inputs, labels = case.batches(sessions)
     together = torch.stack(inputs)
@@ -159,7 +159,7 @@ def batched(case: Case, sessions: Sequence[Session]) -> Step:
 
 
 def bound(case: Case, sessions: Sequence[Session]) -> Step:
-    """Return a step of all members at once with one loss and one optimizer."""
+    """Return a function that takes a step of all members at once, with one loss and one optimizer."""
     stack = Stack(sessions)
     inputs, labels = case.batches(sessions)
     together, wanted = torch.stack(inputs), torch.cat(labels)
@@ -177,7 +177,7 @@ WAYS: dict[str, Callable[[Case, Sequence[Session]], Step]] = {"alone": alone, "b
 
 
 class Stack:
-    """The networks of several trainings as one; what each has of its own is its part of the stack."""
+    """The networks of several sessions as one; the tensors of each session become views of the stack."""
 
     def __init__(self, sessions: Sequence[Session]) -> None:
         self.models = [session.model.to(memory_format=torch.contiguous_format) for session in sessions]
@@ -214,7 +214,7 @@ class Stack:
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     with frame.results("batched", arguments.out) as results, tempfile.TemporaryDirectory() as folder:
         results["settings"] = {name: value for name, value in vars(arguments).items() if name != "out"}
@@ -263,9 +263,9 @@ def make_case(arguments: argparse.Namespace, name: str, batch: int, members: int
 
 
 def measure(arguments: argparse.Namespace, everyone: Crew, case: Case) -> dict[str, Any]:
-    """Measure the ways in turns, and compare them."""
+    """Measure the ways alternately, and compare them."""
     on_gpu = arguments.device != "cpu"
-    # A GPU is shared: what one process does there is compared with what several do.
+    # On a GPU, compare one process with several that share it.
     counts = {"alone": 1, "batched": 1, "bound": 1, "workers": case.members}
     ways = counts if on_gpu else dict.fromkeys(WAYS, arguments.processes)
     rates: dict[str, list[float]] = {way: [] for way in ways}
@@ -301,7 +301,7 @@ def _ratio(rates: Sequence[float], others: Sequence[float]) -> dict[str, float]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the figures of a case in one line."""
+    """Print the results of a case in one line."""
     ratios = {key: value for key, value in result.items() if "_over_" in key}
     shown = ", ".join(
         f"{key.replace('_', ' ')} {found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
@@ -316,13 +316,13 @@ def show(result: dict[str, Any]) -> None:
 
 
 class Crew:
-    """The processes that train, each with all members of its own."""
+    """The processes that train; each has its own copy of all members."""
 
     def __init__(self, members: Sequence[Connection]) -> None:
         self.members = members
 
     def ask(self, question: Any, count: int | None = None) -> list[Any]:
-        """Put a question to all processes at once, or to the first ones, and return their answers."""
+        """Send a question to all processes, or to the first `count`, and return their answers."""
         some = self.members[:count]
         for connection in some:
             connection.send(question)
@@ -335,7 +335,7 @@ class Crew:
 
 @contextmanager
 def crew(size: int) -> Iterator[Crew]:
-    """Yield some processes, each on a core of its own where there are enough."""
+    """Yield `size` processes, each on a separate core if there are enough."""
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(size)]
     processes = [context.Process(target=_serve, args=(its, number)) for number, (_, its) in enumerate(pipes)]
@@ -376,7 +376,7 @@ def _settle_in(device: str, number: int) -> None:
 
 
 def _answer(case: Case, steps: dict[str, Step], question: Any) -> float:
-    """Return what was asked for of a case."""
+    """Return the answer to a question about a case."""
     if question == "difference":
         return difference(case)
     if question == "share":
@@ -386,8 +386,8 @@ def _answer(case: Case, steps: dict[str, Step], question: Any) -> float:
 
 
 def _rate(case: Case, steps: dict[str, Step], way: str, seconds: float) -> float:
-    """Return how many steps of a member were taken in a second."""
-    # A worker has one member at a time.
+    """Return the steps of single members per second."""
+    # A worker trains one member.
     count = 1 if way == "workers" else case.members
     if way not in steps:
         steps[way] = WAYS["alone" if way == "workers" else way](case, case.sessions(count))
@@ -401,7 +401,7 @@ def _rate(case: Case, steps: dict[str, Step], way: str, seconds: float) -> float
 
 
 def _now(device: str) -> float:
-    """Return the processor's seconds, on a GPU those of the clock once it is done."""
+    """Return the processor time in seconds; on a GPU wait until it is done and return the wall time."""
     if device == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -409,7 +409,7 @@ def _now(device: str) -> float:
 
 
 def difference(case: Case) -> float:
-    """Return by how much the gradients of a member differ after one step, as norms, and its running statistics."""
+    """Return the largest relative difference (norms) of a member's gradients and running statistics after one step."""
     apart, together = case.sessions(), case.sessions()
     alone(case, apart)()
     batched(case, together)()
@@ -422,13 +422,13 @@ def difference(case: Case) -> float:
 
 
 def _of_step(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return all gradients of a network, and all its running statistics."""
+    """Return all gradients and all buffers (running statistics) of a network, each as one vector."""
     gradients = [parameter.grad.reshape(-1) for parameter in model.parameters() if parameter.grad is not None]
     return torch.cat(gradients), torch.cat([torch.empty(0), *(values.cpu().reshape(-1) for values in model.buffers())])
 
 
 def share_of_epoch(case: Case) -> float:
-    """Return which share of an epoch of a search's trial are steps as they are measured here."""
+    """Return the share of a trial's epoch in a search that consists of the steps measured here."""
     (session,) = case.sessions(1)
     train, validation = image_sets.image_sets(case.prepared, "train", case.device)
     step = alone(case, case.sessions(1))
@@ -449,9 +449,9 @@ def share_of_epoch(case: Case) -> float:
 
 
 def count_alike(name: str) -> dict[str, Any]:
-    """Return how many of the trials that wait in a search share an architecture, batch size and kind of optimizer.
+    """Return how many waiting trials of a search share an architecture, batch size and kind of optimizer.
 
-    Dropout may differ: a batched training would have to draw it for each member apart.
+    Dropout may differ: a batched training would have to draw it for each member separately.
     """
     import optuna
 

@@ -1,4 +1,4 @@
-"""A network of cells whose edges are choices: the family of the benchmark's space of choices."""
+"""A network of cells whose edges are choices: the model family of the benchmark space `cells`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cell(
 
 
 def add_family() -> None:
-    """Make `cell` a family that space files may name; to be called before a catalog is read."""
+    """Add `cell` to the families that space files can name; call this before reading a catalog."""
     from imgcls_search import models
 
     cast("dict[str, Any]", models.MODELS)["cell"] = cell

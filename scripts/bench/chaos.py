@@ -1,15 +1,15 @@
-"""Break a search on purpose, over and over, and see that nothing is lost.
+"""Kill and stop the processes of a search again and again, and check that nothing is lost.
 
 python scripts/bench/chaos.py                                 200 blows to a search with two workers, then 60 with one
 python scripts/bench/chaos.py --kills 20 --kills-alone 10     a short form
 python scripts/bench/chaos.py --seed 7 --keep broken          other blows; the folder of the search is kept
 python scripts/bench/chaos.py --storage postgresql://...      the studies in a PostgreSQL database, where they stay
 
-A search on the digits is started; by seeded chance its workers and its `run` process get SIGKILL, SIGTERM, or SIGSTOP
-and a little later SIGCONT: at any moment, while a checkpoint is being written, or right after something was recorded.
-Whenever the `run` process is gone the same command is given again. At the end the study must be whole (see `problems`),
-and with one worker its table must equal that of a search that nobody disturbed, bit for bit. The exit code is 1 if
-anything was lost.
+The script starts a search on the digits. At random (seeded), its workers, fork server and `run` process get a blow:
+SIGKILL, SIGTERM, or SIGSTOP and shortly afterwards SIGCONT; at any moment, while a checkpoint is being written, or
+right after something was recorded. Whenever the `run` process has ended, the same command is started again. At the end
+the study must be complete and consistent (see `problems`). With one worker, its table must equal that of an undisturbed
+search bit for bit. The exit code is 1 if anything was lost.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ optimizer: {{adamw: {{lr: {{float: [1e-4, 1e-2], log: true}}}}}}
 training: {{epochs: {epochs}, batch_size: 50}}
 """
 PATIENCE = 600.0
-"""Seconds without a new epoch after which the search counts as stuck."""
+"""Seconds to wait before a search counts as stuck."""
 
 SETTLED = 0.8
-"""The share of blows that are held back until the workers and the helper have begun."""
+"""Share of the blows that wait until all workers and the helper have started."""
 
 Blow = tuple[str, str, str]
-"""Whom, what, and at which moment."""
+"""The process, the signal and the moment."""
 
 MOMENTS = ("any", "checkpoint", "record")
 
 
 def main() -> None:
-    """Disturb two searches, compare, print and write what was found."""
+    """Disturb two searches, compare them with an undisturbed one, print and write the results."""
     arguments = _arguments()
     at = address.parse(arguments.storage, "--storage") if arguments.storage else None
     with _folder(arguments.keep) as folder:
@@ -101,7 +101,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 class Search:
-    """A search in a folder of its own, given as a command again whenever it is gone."""
+    """A search in its own folder, whose command is started again whenever it has ended."""
 
     def __init__(self, folder: Path, workers: int, trials: int, at: address.Address | None) -> None:
         folder.mkdir()
@@ -113,18 +113,18 @@ class Search:
         self.checkpoints = folder / f"studies/{self.name}/checkpoints"
         self.starts = 0
         self.more = trials // 2
-        """Additional trials each time it gets through."""
+        """Number of trials to add each time the search is complete."""
 
         self.ask_for(trials)
         self.begin()
 
     def ask_for(self, trials: int) -> None:
-        """Write the space; the next start continues up to this number of trials."""
+        """Write the space file; the next start continues up to this number of trials."""
         self.trials = trials
         (self.folder / "space.yaml").write_text(SPACE.format(trials=trials, epochs=EPOCHS))
 
     def begin(self) -> None:
-        """Give the command."""
+        """Start the command."""
         command = [sys.executable, "-m", "imgcls_search", "run", "space.yaml", "--name", self.name]
         command += ["--workers", str(self.workers)]
         with (self.folder / "run.log").open("ab") as log:
@@ -143,7 +143,7 @@ class Search:
         return self.process.poll()
 
     def finish(self) -> None:
-        """Let the search go on undisturbed to its end."""
+        """Let the search run undisturbed to its end."""
         while True:
             code = self.process.wait(timeout=PATIENCE)
             if code == 0:
@@ -158,7 +158,7 @@ class Search:
         return optuna.load_study(storage=url, study_name=self.name)
 
     def recorded(self) -> Any:
-        """Return what changes whenever something is recorded."""
+        """Return a value that changes whenever something is recorded."""
         if self.at is None:
             with suppress(OSError):
                 return self.database.with_name(f"{self.database.name}-wal").stat().st_mtime_ns
@@ -167,7 +167,7 @@ class Search:
             return connection.exec_driver_sql("SELECT pg_current_wal_insert_lsn()").scalar()
 
     def processes(self) -> dict[str, list[int]]:
-        """Return the run, what it forks its workers from, and the workers with the helper among them."""
+        """Return the ids of the run process, its fork servers, and the workers including the helper."""
         servers = children(self.process.pid)
         return {
             "run": [self.process.pid],
@@ -177,7 +177,7 @@ class Search:
 
 
 def disturb(search: Search, kills: int, dice: random.Random) -> dict[str, Any]:
-    """Disturb a search this often, let it end, and return what it went through and what is wrong with it."""
+    """Disturb a search `kills` times, let it end, and return statistics and problems."""
     started = time.monotonic()
     given: Counter[str] = Counter()
     while sum(given.values()) < kills:
@@ -188,10 +188,10 @@ def disturb(search: Search, kills: int, dice: random.Random) -> dict[str, Any]:
             print(told, file=sys.stderr, flush=True)
         code = search.ended()
         if code == 0 and search.workers == 1:
-            # More trials would make it another search than the undisturbed one.
+            # With more trials, it could not be compared with the undisturbed search.
             break
         if code == 0:
-            # It got through before all blows were given.
+            # The search was complete before all blows.
             search.ask_for(search.trials + search.more)
         if code is not None:
             search.begin()
@@ -207,7 +207,7 @@ def disturb(search: Search, kills: int, dice: random.Random) -> dict[str, Any]:
 
 
 def strike(search: Search, dice: random.Random) -> Blow | None:
-    """Wait for a moment of chance and give one blow; None if the search was gone by then."""
+    """Wait for a random moment and give one blow; return None if the search had ended by then."""
     whom = dice.choices(["worker", "run", "server"], [6, 2, 1])[0]
     what = dice.choices(["SIGKILL", "SIGTERM", "SIGSTOP"], [5, 2, 2])[0]
     moment = dice.choices(MOMENTS, [2, 1, 1])[0]
@@ -232,19 +232,19 @@ def strike(search: Search, dice: random.Random) -> Blow | None:
 
 
 def _wait(condition: Callable[[], bool], seconds: float = 3.0, between: float = 0.0002) -> None:
-    # A checkpoint is being written for milliseconds: looked for some thousand times a second, but not for ever, and
-    # without taking a core from those who write it.
+    # Writing a checkpoint takes only milliseconds, so poll thousands of times per second, but with a timeout, and sleep
+    # in between so that the processes that write it have the core.
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(between)
 
 
 def children(pid: int) -> list[int]:
-    """Return the living processes that a process started."""
+    """Return the ids of the live child processes of a process."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            # What stands before the last bracket is the program's name, which may hold anything.
+            # The program's name, before the last bracket, may contain any characters.
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
             if int(parent) == pid and state != "Z":
                 found.append(int(entry.name))
@@ -252,7 +252,7 @@ def children(pid: int) -> list[int]:
 
 
 def table(study: optuna.Study) -> list[Any]:
-    """Return everything about a study that must not depend on what happened to its processes."""
+    """Return everything about a study that must not depend on what happened to the processes."""
     return [
         (trial.number, trial.state.name, trial.values, trial.params, trial.intermediate_values, _epochs(trial))
         for trial in study.trials
@@ -264,7 +264,7 @@ def _epochs(trial: optuna.trial.FrozenTrial) -> list[dict[str, float]]:
 
 
 def problems(search: Search) -> Iterator[str]:
-    """Yield what is wrong with a study that has ended."""
+    """Yield the problems of a finished study."""
     if search.at is None:
         with search.engine.connect() as connection:
             answer = connection.exec_driver_sql("PRAGMA integrity_check").scalar()

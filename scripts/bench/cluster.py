@@ -1,14 +1,14 @@
-"""Measure a Ray cluster on this machine: trials per hour beside the local executor, and the seconds that losses cost.
+"""Measure a Ray cluster on this machine: trials per hour compared with the local executor, and the time losses cost.
 
-python scripts/bench/cluster.py                                  half an hour on two cores; trials of some 30 s each
-python scripts/bench/cluster.py --epochs 4 --trials 2 --rounds 1  a try of a few minutes
-python scripts/bench/cluster.py --rounds 0                       the losses alone
+python scripts/bench/cluster.py                                  half an hour on two cores; trials of about 30 s each
+python scripts/bench/cluster.py --epochs 4 --trials 2 --rounds 1  a short run of a few minutes
+python scripts/bench/cluster.py --rounds 0                       only the losses
 
-Trials per hour count from the first trial's start to the last one's end, two workers, the two ways in turns. Losses are
-those in a search on two nodes of one CPU: SIGKILL of a worker process, of an actor, and of all processes of a node; and
-SIGSTOP of all processes of a node, as if its power or network had failed. A lost node's trial resumes where nothing has
-run before. Seconds are those until the first epoch that the trial ends afterwards begins. Linux only.
-Writes cluster.json.
+Trials per hour are measured from the first trial's start to the last one's end, with two workers, alternating between
+cluster and local. Losses happen in a search on two nodes of one CPU each: SIGKILL of a worker process, of an actor, and
+of all processes of a node; and SIGSTOP of all processes of a node, as if its power or network had failed. The trial of
+a lost node resumes on a node where nothing has run before. The seconds of a loss last until the start of the first
+epoch that the trial completes afterwards. Linux only. Writes cluster.json.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ import frame
 import optuna
 
 LEAST_RATIO = 0.9
-"""Lower bound of trials per hour on a cluster / locally."""
+"""Lower bound of trials per hour on a cluster / trials per hour locally."""
 
 MOST_SECONDS = {"worker killed": 5.0, "actor killed": 5.0, "node killed": 30.0, "node silent": 30.0}
-"""What a loss may cost."""
+"""Upper bounds of the seconds that a loss costs."""
 
 TRIES_SECONDS = 120.0
-"""A trial that does not train again by then never will."""
+"""Timeout for a trial to train again, seconds."""
 
 
 def main() -> None:
     """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     with frame.results("cluster", arguments.out) as results:
-        # Ray reads them when it is imported, and hands them on.
+        # Ray reads these variables when it is imported, and passes them on to its processes.
         os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
         with tempfile.TemporaryDirectory() as folder:
             space = Path(folder) / "space.yaml"
@@ -133,7 +133,7 @@ def _lose(space: Path, times: int) -> dict[str, Any]:
 
 
 def _seconds_until_training(lost: list[int], logs: list[Path], number: int = signal.SIGKILL) -> float:
-    """Send processes a signal; return how long their trial has not trained, after letting both train on a bit."""
+    """Send processes a signal and return how long their trial does not train; then let both trials train a little."""
     before = [_deaths(log) for log in logs]
     killed = time.time()
     _send(lost, number)
@@ -155,7 +155,7 @@ def _deaths(log: Path) -> int:
 
 
 def _epochs(log: Path) -> list[float]:
-    """Return the seconds of the epochs since the last death that a log tells of."""
+    """Return the seconds of the epochs since the last death in a log."""
     if not log.exists():
         return []
     since = log.read_text().rpartition(" died (")[2]
@@ -172,7 +172,7 @@ def _wait_for(condition: Callable[[], Any]) -> Any:
 
 
 def _raylet(node: Any) -> int:
-    """Return the id of Ray's process of a node."""
+    """Return the id of Ray's process on a node."""
     return int(node.all_processes["raylet"][0].process.pid)
 
 
@@ -181,7 +181,7 @@ def _actor_on(raylet: int) -> int:
 
 
 def _forked_for(raylet: int) -> dict[int, int]:
-    """Return what workers on a node are forked from, and the workers, each with its parent."""
+    """Return the ids of a node's fork server and workers, each with its parent's id."""
     return {pid: parent for pid, (parent, title) in _processes().items() if f"import main; main({raylet}, " in title}
 
 

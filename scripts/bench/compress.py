@@ -1,11 +1,11 @@
-"""Measure what compression brings in the runtime that serves: sizes, speeds and accuracy of exported files.
+"""Measure the effect of compression in ONNX Runtime: sizes, speeds and accuracy of exported files.
 
 python scripts/bench/compress.py --images cifar10-images                everything, on photographs
 python scripts/bench/compress.py --images cifar10-images --epochs 12    a better trained network
 
-One run on the CPU. Speeds are ratios of medians: single images on one thread of ONNX Runtime, both files in turns, in
-processor time of that thread, which leaves out what other work on the machine takes but for its use of the caches.
-Weights are random but those of the trained network; accuracy is the validation split's. Writes compression.json.
+One run on the CPU. Speeds are ratios of medians: single images on one thread of ONNX Runtime, alternating between the
+two files, in processor time of that thread, so that other work on the machine matters only by its use of the caches.
+All weights are random except those of the trained network; accuracy is on the validation split. Writes compress.json.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Bench:
         self.turns: int = arguments.turns
 
     def resnet18(self) -> dict[str, Any]:
-        """ResNet-18 with a CIFAR stem: INT8 as a whole, and half of its channels taken out."""
+        """Measure ResNet-18 with a CIFAR stem: quantized to INT8, and with half of its channels pruned."""
         shape = InputShape(image_size=32, channels=3, classes=10)
         model = _build("resnet", shape, {"depth": 18, "stem": "small"})
         pixels = _noise(shape)
@@ -91,7 +91,7 @@ class _Bench:
         }
 
     def vits(self) -> dict[str, Any]:
-        """Vision transformers: what `auto` does to each, and its time / the time in floats."""
+        """Measure vision transformers: what `auto` does to each, and how many times as fast as in floats it is."""
         return {name: self._vit(size, arguments) for name, (size, arguments) in VITS.items()}
 
     def _vit(self, size: int, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class _Bench:
         return {"auto": mode, **self._compare(whole, auto, _noise(shape))}
 
     def trained(self) -> dict[str, Any]:
-        """A small ResNet, trained: accuracy of its files, in this process and in a new one."""
+        """Train a small ResNet and measure the accuracy of its files, in this process and in a new one."""
         config = parse(_config(self.arguments), catalog(), source="bench").config()
         data = pipeline.prepare_data(config, self.folder / "images")
         session = pipeline.new_session(config, data, seed=0, device="cpu")
@@ -131,7 +131,7 @@ class _Bench:
         return target, quantize(whole, target, mode=mode, calibration=pixels[:CALIBRATION])
 
     def _compare(self, whole: Path, other: Path, pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
-        """Return the sizes of the other file, and both times with their ratios."""
+        """Return the sizes of the other file, both times and the ratios."""
         times = _times([Artifact.load(whole), Artifact.load(other)], pixels, self.turns)
         return {
             **_sizes(other),
@@ -155,13 +155,13 @@ class _Bench:
 
 
 def _times(artifacts: Sequence[Artifact], pixels: np.ndarray[Any, Any], turns: int) -> list[list[float]]:
-    """Return the milliseconds of processor time of single images for each file, turn by turn."""
+    """Return the processor time of single images for each file, turn by turn, ms."""
     times: list[list[float]] = [[] for _ in artifacts]
     for turn in range(-WARM_UP_TURNS, turns):
         image = pixels[turn % len(pixels)][None]
-        # Whatever comes first is slower by a little.
+        # The first file of a turn is slightly slower, so alternate the order.
         for artifact, found in list(zip(artifacts, times, strict=True))[:: 1 if turn % 2 == 0 else -1]:
-            # The other file's weights have left little of this one's in the caches.
+            # The other file's weights have displaced this one's from the caches: run once to load them again.
             artifact.logits(image)
             started = time.thread_time()
             artifact.logits(image)
@@ -204,7 +204,7 @@ training: {{epochs: {arguments.epochs}, batch_size: 128}}
 
 
 def _has_vnni() -> bool | None:
-    """Tell whether the processor multiplies four pairs of 8-bit integers at a time; None where it does not say."""
+    """Return whether the processor has VNNI (products of four pairs of 8-bit integers at a time); None if unknown."""
     cpuinfo = Path("/proc/cpuinfo")
     return "vnni" in cpuinfo.read_text() if cpuinfo.exists() else None
 

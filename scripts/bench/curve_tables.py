@@ -1,4 +1,4 @@
-"""Tables of recorded trainings: how they are written, read and drawn from."""
+"""Write and read tables of recorded trainings, and draw their configurations."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class Training:
     """One training that was recorded from its first epoch to its last."""
 
     number: int
-    """Of the configuration in the space's pool."""
+    """Number of the configuration in the space's pool."""
 
     seed: int
     params: Mapping[str, Any]
     curve: Mapping[str, Sequence[float]]
-    """By column, a value for each epoch."""
+    """Values of each epoch, by column."""
 
     failed: str = ""
-    """What ended it early, such as `diverged`."""
+    """Why it ended early, for example `diverged`."""
 
     @property
     def epochs(self) -> int:
-        """How many were trained."""
+        """Number of trained epochs."""
         return len(self.curve[COLUMNS[0]])
 
 
 def read_table(path: Path) -> list[Training]:
-    """Return the trainings of a table, none where there is no file."""
+    """Return the trainings of a table; none if the file does not exist."""
     if not path.exists():
         return []
     with lzma.open(path, "rt") as file:
@@ -54,7 +54,7 @@ def read_table(path: Path) -> list[Training]:
 
 
 def write_table(path: Path, trainings: Sequence[Training]) -> None:
-    """Replace a table by one with these trainings, in the order of their numbers, whole or not at all."""
+    """Replace a table atomically with these trainings, sorted by number and seed."""
     ordered = sorted(trainings, key=lambda each: (each.number, each.seed))
     text = "".join(json.dumps(vars(each), separators=(",", ":")) + "\n" for each in ordered)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +64,14 @@ def write_table(path: Path, trainings: Sequence[Training]) -> None:
 
 
 def space_of(name: str, images: Path | None = None) -> Space:
-    """Return one of the spaces that tables are about, with its images where it is to be trained."""
+    """Return the space of a table, with its images if it is to be trained."""
     add_family()
     data = None if images is None else f"folder:{images.resolve()}"
     return read_space(TABLES / f"{name}.yaml", catalog(), data=data)
 
 
 def pool(space: Space, count: int) -> list[Candidate]:
-    """Return configurations by number: random draws, or all of a finite space in a random order."""
+    """Return the first `count` configurations of a space's pool: random draws, or a finite space in random order."""
     view = View(space, [], [], seed=0)
     if space.num_combinations() is None:
         return [draw_random(view, number, 0) for number in range(count)]
@@ -91,11 +91,14 @@ loss: {cross_entropy: {label_smoothing: {float: [0.0, 0.5]}}}
 training: {epochs: %d, batch_size: {choice: [128, 256, 512, 1024]}}
 config: {epochs: {int: [20, 100]}, peak: {float: [0.0, 0.8]}}
 """
-"""`config` holds what our own spaces have no path for: a training's length, and when its learning rate is highest."""
+"""`config` contains settings without a path in our spaces: a training's length, and when its rate is highest."""
 
 
 def opda(folder: Path, epochs: int) -> tuple[str, list[Training]]:
-    """Return the space and the trainings of AlexNet on ImageNet, reported in 20 equal parts or up to the 54th epoch."""
+    """Return the space and the trainings of opda's AlexNet on ImageNet.
+
+    With 20 `epochs`, each training is reported in 20 equal parts; otherwise its first `epochs` epochs are reported.
+    """
     lines = (folder / "alexnet_tuning.results.jsonl").read_text().splitlines()
     found = []
     for row in map(json.loads, lines):

@@ -1,14 +1,13 @@
-"""What an ensemble of a study's networks brings on test images, and how much of that a single student keeps.
+"""Measure the gain of an ensemble of a study's networks on test images, and how much of it a single student keeps.
 
     python scripts/bench/ensemble.py --images cifar10-images    an ImageFolder tree with train/ and test/
     python scripts/bench/ensemble.py --seeds 2 --trials 3 --epochs 2
 
-Each seed is a search of its own among random configurations of a small ResNet, all of whose networks are kept; then
-`ensemble --picks --distill --test` combines them, and trains the best configuration again with the ensemble as its
-teacher, for as many epochs. Both are compared with the search's winner on the same test images, seed by seed:
-differences of accuracy with Student's 95 % interval. The student keeps half of the gain where the interval of its gain
-less half of the ensemble's is not below 0. Without `--images` it runs on digits. Writes ensemble.json, again after each
-seed.
+Each seed is a separate search among random configurations of a small ResNet that keeps all networks. Then `ensemble
+--picks --distill --test` combines them, and trains the best configuration again with the ensemble as its teacher, for
+the same number of epochs. Both are compared with the search's winner on the same test images, seed by seed: differences
+of accuracy with Student's 95 % interval. The student keeps half of the gain if the interval of its gain minus half of
+the ensemble's is not below 0. Without `--images` the script uses digits. It writes ensemble.json after each seed.
 
 Measured on 2026-11-30, CIFAR-10 as JPEG files: see docs/decisions/2026-11-30-ensembles.md.
 """
@@ -97,7 +96,7 @@ def _space(given: argparse.Namespace) -> str:
 
 def _run(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "imgcls_search", *arguments]
-    # One thread: seeds may run beside other work.
+    # One thread, because other work may run on the machine.
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:
@@ -127,7 +126,7 @@ def _print(found: dict[str, Any]) -> None:
         print(f"{name.replace('_', ' ')}, points of accuracy: {100 * value['mean']:+.2f}{half}")
     low = found["ensemble_minus_winner"]
     if low["ci95"] is not None:
-        # Never worse beyond the interval: its upper end is at least 0.
+        # Not worse beyond the interval means that its upper end is at least 0.
         print(f"upper end of the gain's interval: {frame.verdict(low['mean'] + low['ci95'], at_least=0.0)}")
 
 

@@ -1,4 +1,4 @@
-"""Environments that tools need for themselves: made once below a folder, checked, named by tool and version."""
+"""Separate environments for other tools: created once below a folder, checked, named by tool and version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 WHOLE = "whole"
-"""The file that says what was installed; without it an environment is not complete."""
+"""The file with the installed requirements; without it an environment is incomplete."""
 
 VERSIONS = """import json, sys
 from importlib.metadata import version
@@ -23,44 +23,44 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 
 
 class LeftOutError(Exception):
-    """Somebody cannot take part here, and why."""
+    """A tool cannot take part in the comparison; the message says why."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a tool needs."""
+    """The environment of a tool."""
 
     tool: str
     """As pip writes it, with its version."""
 
     check: str
-    """A statement that shows whether it works."""
+    """A Python statement that fails if the tool does not work."""
 
     same: tuple[str, ...] = ()
-    """Packages that get the version that is installed here, so that trainings differ by the tool only."""
+    """Packages that get the version installed in this environment, so that trainings differ only by the tool."""
 
     more: tuple[str, ...] = ()
     """Other packages."""
 
     @property
     def package(self) -> str:
-        """Return the tool's name."""
+        """The tool's name."""
         return re.split(r"[\[=]", self.tool)[0]
 
     @property
     def folder(self) -> str:
-        """Return the name of its folder."""
+        """The name of its folder."""
         return "{}-python{}.{}".format(re.sub(r"\[.*?\]", "", self.tool).replace("==", "-"), *sys.version_info)
 
     @property
     def requirements(self) -> list[str]:
-        """Return all that is installed."""
-        # A build is named behind a plus, and no index has it under that name.
+        """All requirements to install."""
+        # Package indexes do not have local versions, such as +cpu.
         same = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in self.same]
         return [self.tool, *self.more, *same]
 
     def python(self, below: Path | None) -> Path:
-        """Return its interpreter; it is made where it is missing or holds something else.
+        """Return its interpreter; create the environment if it is missing or has other requirements.
 
         Raises:
             LeftOutError: there is no folder for it, or the tool cannot be installed or imported.
@@ -75,15 +75,15 @@ class Environment:
             shutil.rmtree(folder, ignore_errors=True)
             for step in self._steps(folder, python):
                 _run(step, f"{self.tool} cannot be installed")
-            # Else the minutes of the first run would go into compiling. Some files of packages cannot be compiled.
+            # Otherwise the first run would spend minutes compiling. Some files of packages cannot be compiled.
             subprocess.run([python, "-m", "compileall", "-q", "-j", "0", folder / "lib"], stdout=subprocess.DEVNULL)
-            # Builds of torch and torchvision may not fit each other, which the installation does not notice.
+            # Builds of torch and torchvision may be incompatible, which the installation does not detect.
             _run([str(python), "-c", self.check], f"{self.tool} cannot be imported")
             (folder / WHOLE).write_text(whole)
         return python
 
     def versions(self, below: Path | None, names: Sequence[str] = ()) -> dict[str, str]:
-        """Return the versions of the tool and of packages in it."""
+        """Return the versions of the tool and of other packages in its environment."""
         command = [str(self.python(below)), "-c", VERSIONS, self.package, *names]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found: dict[str, str] = json.loads(done.stdout)
@@ -95,7 +95,7 @@ class Environment:
                 [uv, "venv", "-q", "--python", sys.executable, str(folder)],
                 [uv, "pip", "install", "-q", "--python", str(python), *self.requirements],
             ]
-        # The pip that is here installs into it: to unpack and compile another one takes longer than most tools.
+        # Install with this environment's pip: unpacking and compiling another pip takes longer than most tools.
         install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--disable-pip-version-check"]
         return [[sys.executable, "-m", "venv", "--without-pip", str(folder)], [*install, *self.requirements]]
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of recipes share: trainings of equal processor time, in pairs of one seed, and their interval."""
+"""Shared by the benchmarks of recipes: trainings of equal processor time, paired by seed, and confidence intervals."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ MOST_EPOCHS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One side of a comparison: a configuration whose epochs follow from the time that it has."""
+    """One side of a comparison: a configuration whose number of epochs follows from the available time."""
 
     name: str
     config: Callable[[int], TrialConfig]
-    """Returns the configuration of a training of so many epochs."""
+    """Returns the configuration of a training with a number of epochs."""
 
     stages: Callable[[int], Sequence[int]] = lambda epochs: [0] * epochs
-    """Returns a number for each epoch of a training; epochs of equal numbers take equal time."""
+    """Returns a number for each epoch of a training; epochs with the same number take the same time."""
 
 
 class Bench:
-    """Trains arms on one thread, for equal seconds of the processor."""
+    """Trains arms on one thread for equal processor time."""
 
     def __init__(self, cache: Path, seconds: float, rounds: int = 5) -> None:
-        """How many epochs fit into the seconds is found out by timing them in some rounds."""
+        """Store the settings; epochs are timed in `rounds` rounds to find how many fit into the seconds."""
         settle_in("cpu")
         self.cache, self.seconds, self.rounds = cache, seconds, rounds
         self._known: dict[str, tuple[Prepared, ImageSet]] = {}
 
     def images(self, config: TrialConfig) -> tuple[Prepared, ImageSet]:
-        """Return the images of a configuration, and those of the test split, decoded once."""
+        """Return the images of a configuration and those of its test split; decode them only once."""
         key = config.digest("data", "image")
         if key not in self._known:
             data = pipeline.prepare_data(config, self.cache)
@@ -58,19 +58,20 @@ class Bench:
         return self._known[key]
 
     def session(self, config: TrialConfig, seed: int) -> tuple[Session, ImageSet, ImageSet | None]:
-        """Return a training with its images."""
+        """Return a session with its training and validation images."""
         data, _ = self.images(config)
         train, validation = image_sets.image_sets(data, "train", "cpu")
         return pipeline.new_session(config, data, seed=seed, device="cpu"), train, validation
 
     def epochs_of(self, arms: Sequence[Arm], steps: int = 5) -> dict[str, int]:
-        """Return for each arm the number of epochs that takes the seconds most nearly.
+        """Return for each arm the number of epochs whose time is closest to the seconds.
 
-        Each kind of epoch is timed right after one of the first arm, and their ratio counts: the processor's own speed
-        depends on what else runs on the machine, the ratio hardly. The seconds are those of the fastest of its epochs.
+        Each kind of epoch is timed right after an epoch of the first arm, and the median ratio of the two counts:
+        unlike the processor's speed, it hardly depends on other work on the machine. The ratios are multiplied by the
+        seconds of the first arm's fastest epoch.
         """
         first, *_ = arms
-        # Of a training of many epochs, so that all of its stages are among them.
+        # Take a training of many epochs, so that it includes all stages.
         kinds = [(arm, stage, arm.stages(100).index(stage)) for arm in arms for stage in sorted(set(arm.stages(100)))]
         ratios: dict[tuple[str, int], list[float]] = {(arm.name, stage): [] for arm, stage, _ in kinds}
         units = []
@@ -85,10 +86,10 @@ class Bench:
         }
 
     def _time(self, config: TrialConfig, epoch: int, steps: int) -> float:
-        """Return the seconds of an epoch, from a few of its steps and a part of its evaluation."""
+        """Return the seconds of an epoch, estimated from a few training steps and one evaluation."""
         session, train, validation = self.session(config, 0)
         session.history = [{}] * epoch
-        # The first step makes what lasts.
+        # The first step allocates buffers and optimizer state.
         _take_steps(session, train, 1)
         started = time.process_time()
         taken = _take_steps(session, train, steps)
@@ -99,7 +100,7 @@ class Bench:
         return training + time.process_time() - started
 
     def train(self, arm: Arm, epochs: int, seed: int) -> dict[str, Any]:
-        """Train, and return the test accuracy and the seconds of the processor."""
+        """Train, and return the test accuracy and the processor time."""
         config = arm.config(epochs)
         session, train, validation = self.session(config, seed)
         started = time.process_time()
@@ -117,7 +118,7 @@ class Bench:
 
 
 def _take_steps(session: Session, train: ImageSet, most: int) -> int:
-    """Take some steps of an epoch; return how many."""
+    """Take at most `most` steps of an epoch; return how many were taken."""
     asked = 0
 
     def is_enough() -> bool:
@@ -131,7 +132,7 @@ def _take_steps(session: Session, train: ImageSet, most: int) -> int:
 
 
 def _nearest(arm: Arm, costs: Mapping[int, float], bench: Bench) -> int:
-    """Return the number of epochs whose cost is nearest to the seconds."""
+    """Return the number of epochs whose cost is closest to the seconds."""
     seconds = bench.seconds
     epochs, before, cost = 0, 0.0, 0.0
     while cost < seconds and epochs < MOST_EPOCHS:
@@ -141,9 +142,9 @@ def _nearest(arm: Arm, costs: Mapping[int, float], bench: Bench) -> int:
 
 
 def compare(file: Path, bench: Bench, arms: Sequence[Arm], seeds: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Train every arm with every seed, write each result as it comes, and return the differences to the first arm.
+    """Train every arm with every seed, write each result to the file, and return the differences to the first arm.
 
-    A file with some of the results is continued, if it is of the same settings.
+    If the file has results with the same settings, resume from them.
     """
     known = json.loads(file.read_text()) if file.exists() else {}
     if known.get("settings") != settings:
@@ -163,7 +164,7 @@ def compare(file: Path, bench: Bench, arms: Sequence[Arm], seeds: int, settings:
 
 
 def summary(trainings: Sequence[Mapping[str, Any]], first: str, name: str) -> dict[str, Any]:
-    """Return the mean accuracy of an arm, and by how much it is above the first one, with a 95 % interval."""
+    """Return the mean accuracy of an arm and its difference to the first arm, with a 95 % interval."""
     of = {(one["arm"], one["seed"]): one for one in trainings}
     seeds = [seed for arm, seed in of if arm == name and (first, seed) in of]
     found = [of[name, seed]["test"] for seed in seeds]
@@ -193,7 +194,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def show(name: str, arms: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print what was found."""
+    """Print the results."""
     for arm, found in arms.items():
         line = f"{name}, {arm}: test accuracy {found['mean']:.4f} (std {found['std']}), {found['epochs']} epochs, "
         line += f"seconds / first {found['seconds_over_first']:.2f}, n {found['n']}"

@@ -1,14 +1,14 @@
-"""How far a searched score is from the truth with few images: one validation split against folds, at equal epochs.
+"""Measure the error of a searched score with few images: one validation split against folds, at equal epochs.
 
     python scripts/bench/folds.py                      some minutes on one core
     python scripts/bench/folds.py --repetitions 2 --epochs 2 --trials 5
 
-Each repetition draws other digits as its images outside the test split, which has all the others, searches among
-random configurations of LeNet-5, and compares the best trial's score with the accuracy on the test split of the
-networks that were scored. `split` scores `--trials` trials on one validation split, `folds` a part of them by
-cross-validation, for as many epochs in all. Both have the same number of images, and the usual share of them to
-validate by. `test_of_all` is the accuracy of the configuration trained once on all images outside the test split, as
-`train` does. Writes folds.json, again after each repetition.
+Each repetition draws different digits as its images; the test split has all other digits. It searches among random
+configurations of LeNet-5, and compares the best trial's score with the test accuracy of the networks that were scored.
+`split` scores `--trials` trials on one validation split; `folds` scores fewer trials by cross-validation, for the same
+number of epochs in all. Both have the same number of images, and the default share of them for validation.
+`test_of_all` is the test accuracy of the configuration trained once on all images outside the test split, as `train`
+does. Writes folds.json after each repetition.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from imgcls_search.worker.job_runner import JobRunner
 NUM_DIGITS = 1797
 State = Mapping[str, Any]
 BOUND = 0.7
-"""Deviation of the error with folds over that of one split."""
+"""Upper bound of the error's deviation with folds / with one split."""
 
 SPACE = """
 model: {lenet5: {}}
@@ -52,7 +52,7 @@ study: {name: folds}
 
 
 def main() -> None:
-    """Search in turn with one split and with folds, again and again."""
+    """Search alternately with one split and with folds."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="number of the first, which decides its draws; default: 0")
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def search(name: str, repetition: int, folder: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Return the best score of a search, and the test accuracy of its configuration trained on all other images."""
+    """Run a search; return its best score and the test accuracies of the networks behind it."""
     space = space_of(name, repetition, given)
     view = View(space, [], [], repetition)
     count = given.trials // given.folds if name == "folds" else given.trials
@@ -116,7 +116,7 @@ def tested(state: State, test: Images, weights: Path) -> float:
 
 
 def space_of(name: str, repetition: int, given: argparse.Namespace) -> Space:
-    """Return the space of a search, with its own images outside the test split."""
+    """Return the space of a search; the repetition decides which images are outside the test split."""
     data = {"test": 1 - given.images / NUM_DIGITS, "split_seed": repetition}
     if name == "folds":
         data["folds"] = given.folds
@@ -126,13 +126,13 @@ def space_of(name: str, repetition: int, given: argparse.Namespace) -> Space:
 
 
 def settled(config: TrialConfig, size: Any, channels: int) -> TrialConfig:
-    """Return a configuration that names the shape of its images."""
+    """Return the configuration with the shape of its images filled in."""
     tree = config.to_dict()
     return TrialConfig.from_dict({**tree, "image": {**tree["image"], "size": size, "channels": channels}})
 
 
 def train(config: TrialConfig, data: Prepared, seed: int, portion: Any, weights: Path) -> tuple[float, list[State]]:
-    """Train to the end as a worker does; return the score, none without validation images, and each network."""
+    """Train to the end like a worker; return the score (0 without validation images) and each network's state."""
     weights.unlink(missing_ok=True)
     each = config.section("training")["epochs"]
     runner, score, networks = JobRunner("cpu"), 0.0, []
@@ -148,7 +148,7 @@ def train(config: TrialConfig, data: Prepared, seed: int, portion: Any, weights:
             checkpoint=str(weights),
             log=str(weights.with_suffix(".log")),
         )
-        # What a worker prints goes to the log of its trial.
+        # In a search, the output of a worker goes to the log of its trial.
         with contextlib.redirect_stdout(io.StringIO()):
             for event in runner.work(job, threading.Event()):
                 if isinstance(event, Failed):
@@ -160,7 +160,7 @@ def train(config: TrialConfig, data: Prepared, seed: int, portion: Any, weights:
 
 
 def shown(found: Mapping[str, float]) -> str:
-    """Return a score and the truth in a few letters."""
+    """Return a score, with the test accuracy in parentheses, as text."""
     return f"{found['score']:.3f} ({found['test']:.3f})"
 
 

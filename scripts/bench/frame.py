@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments, the conditions of a run, medians with their spread, files for the results."""
+"""Shared by the benchmarks: arguments, the conditions of a run, medians with their spread, result files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "torchvision", "optuna", "sqlalchemy", "numpy", "pillow")
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help is a script's docstring, with the option that all scripts have."""
+    """Return a parser with a script's docstring as help, and the option `--out` that all scripts have."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     return parser
@@ -25,7 +25,7 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
 
 @contextmanager
 def results(name: str, folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what takes the figures, and write it as NAME.json with the conditions, the load at the end among them."""
+    """Yield a dictionary for the results; at the end, write it as NAME.json with the conditions and the load."""
     found: dict[str, Any] = {"conditions": conditions()}
     print(f"conditions: {found['conditions']}")
     yield found
@@ -34,7 +34,7 @@ def results(name: str, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def conditions() -> dict[str, Any]:
-    """Return what the numbers of a run depend on."""
+    """Return the conditions that the results of a run depend on."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
@@ -45,7 +45,7 @@ def conditions() -> dict[str, Any]:
 
 
 def load() -> list[float] | None:
-    """Return the load averages of 1, 5 and 15 minutes: others' work on this machine counts, and so does ours."""
+    """Return the load averages of 1, 5 and 15 minutes; they include other programs and this one."""
     return [round(number, 2) for number in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
@@ -63,7 +63,7 @@ def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
 
 
 def write(results: dict[str, Any], folder: Path, name: str) -> None:
-    """Write the results as JSON and say where."""
+    """Write the results as JSON and print the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
@@ -71,7 +71,7 @@ def write(results: dict[str, Any], folder: Path, name: str) -> None:
 
 
 def verdict(figure: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
-    """Return how a figure compares with its bound."""
+    """Return a text that compares a figure with its bound."""
     if at_least is not None:
         return f"bound: at least {at_least:g}{'' if figure >= at_least else ', MISSED'}"
     if at_most is not None:

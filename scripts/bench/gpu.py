@@ -1,11 +1,12 @@
-"""Measure what this program makes of one GPU, in less than nine minutes: images a second, and trials an hour.
+"""Measure the speed of this package on one GPU, in less than nine minutes: images per second and trials per hour.
 
-First `workers.py` with 1, 2, 4 and 8 workers. Then images a second of one worker, in turns with a bare loop: the same
-network, optimizer, arithmetic and memory layout on ready tensors and nothing else. ResNet-8, ResNet-18 and a small ViT
-at 32, 96 and 224 pixels; with RandAugment at 32; and at 32 with the network compiled, without and with CUDA graphs.
+First it runs `workers.py` with 1, 2, 4 and 8 workers. Then it measures images per second of one worker, alternating
+with a bare loop: the same network, optimizer, precision and memory layout on ready tensors and nothing else. The cases
+are ResNet-8, ResNet-18 and a small ViT at 32, 96 and 224 pixels; with RandAugment at 32; and at 32 with the network
+compiled, without and with CUDA graphs.
 
-python scripts/bench/gpu.py                                                             one GPU
-python scripts/bench/gpu.py --device cpu --tiny                                         only whether it runs, seconds
+python scripts/bench/gpu.py                                          one GPU
+python scripts/bench/gpu.py --device cpu --tiny                      only a test run of seconds
 
 Random images: speeds only. Writes gpu.json after each case.
 """
@@ -50,7 +51,7 @@ PATCHES = {32: 4, 96: 16, 224: 16}
 """Side of a patch by image size."""
 
 LEAST = 0.95
-"""Bound of ours / bare."""
+"""Lower bound of ours / bare."""
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
     with frame.results("gpu", arguments.out) as results:
         results["device"] = torch.cuda.get_device_name() if arguments.device == "cuda" else arguments.device
         results["settings"] = {name: value for name, value in vars(arguments).items() if name != "out"}
-        # Before anything is trained in this process.
+        # First, before this process trains anything on the device.
         results["workers"] = trials_an_hour(arguments)
         results["images"] = []
         for case in _cases(arguments):
@@ -84,7 +85,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _cases(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return what is measured, the plain cases first."""
+    """Return the cases to measure, the plain ones first."""
     if arguments.tiny:
         return [{"model": "resnet8", "size": 32}, {"model": "resnet8", "size": 32, "policy": "rand"}]
     plain = [{"model": model, "size": size} for size in PATCHES for model in MODELS]
@@ -100,7 +101,7 @@ def _cases(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def measure(
     arguments: argparse.Namespace, *, model: str, size: int, policy: str = "none", compiled: str = "false"
 ) -> dict[str, Any]:
-    """Return images a second of both ways, and their ratio."""
+    """Return images per second of both ways, and their ratio."""
     session, images = prepare(arguments, model, size, policy, compiled)
     ways: dict[str, Callable[[float], float]] = {
         "ours": lambda seconds: ours(session, images, seconds),
@@ -126,7 +127,7 @@ def measure(
 def prepare(
     arguments: argparse.Namespace, model: str, size: int, policy: str, compiled: str
 ) -> tuple[Session, ImageSet]:
-    """Return a training as a worker makes it, with random images on the device."""
+    """Return a session like a worker's, with random images on the device."""
     network = MODELS[model] % PATCHES[size] if "%" in MODELS[model] else MODELS[model]
     text = f"""
         data: {{folder: {{root: random}}}}
@@ -159,7 +160,7 @@ def prepare(
 
 
 def ours(session: Session, images: ImageSet, seconds: float) -> float:
-    """Train as a worker does, for some seconds at least; return images a second."""
+    """Train like a worker for at least `seconds`; return images per second."""
     done, each = 0.0, len(images) / -(-len(images) // session.recipe.batch_size)
     _wait(session.device)
     started = time.perf_counter()
@@ -173,14 +174,14 @@ def ours(session: Session, images: ImageSet, seconds: float) -> float:
         with contextlib.suppress(StoppedError):
             train_epoch(session, images, is_over)
             continue
-        # The step that was asked for last was not taken.
+        # The step after the last call of `is_over` was not taken.
         done -= each
     _wait(session.device)
     return done / (time.perf_counter() - started)
 
 
 def bare(session: Session, batch_size: int, size: int) -> Callable[[float], float]:
-    """Return a plain loop over a ready batch, with a network of its own like that of a session."""
+    """Return a plain loop over a ready batch, with a copy of the session's network."""
     import copy
 
     model = copy.deepcopy(session.model)
@@ -213,7 +214,7 @@ def _wait(device: str) -> None:
 
 
 def trials_an_hour(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what `workers.py` measures on the digits, or why it could not."""
+    """Return the results of `workers.py` on the digits."""
     small = ["--trials", "2", "--epochs", "1", "--max-train", "32"] if arguments.tiny else ["--trials", "24"]
     with tempfile.TemporaryDirectory() as folder:
         command = [

@@ -1,12 +1,12 @@
-"""Head trials a minute: on features that are kept, and behind the network, in two searches of one space.
+"""Measure head trials per minute with stored features and with the network run each time, in two searches of one space.
 
     python scripts/bench/heads.py --images photos
     python scripts/bench/heads.py --images photos --seconds 60 --size 64 64 --views 4
 
-Both searches are whole ones, with processes, checkpoints and a study, for as long as each other. They differ by
-`finetune.views` alone: a few augmented views of each image that are computed once, or another augmentation in each
-epoch, which the network has to run for. A search's trials are its epochs / the epochs of a trial, so that the one it
-was stopped in counts by its share; the time is all of it, from the first image to the last checkpoint.
+Both are complete searches with processes, checkpoints and a study, and last equally long. They differ only in
+`finetune.views`: either a few augmented views of each image, whose features are computed once, or a new augmentation in
+each epoch, for which the network must run. The number of trials is the epochs of the search / the epochs of a trial, so
+that an unfinished trial counts by its share. The time is that of the whole search.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from imgcls_search.study.files import find_study
 from imgcls_search.study.record import load
 
 TIMES_UNCACHED = 50.0
-"""How many times as many head trials a minute are the target."""
+"""Target for head trials per minute with stored features / without."""
 
 SPACE: dict[str, Any] = {
     "model": {"timm": {"name": "tf_efficientnet_lite0", "weights": "imagenet"}},
@@ -39,7 +39,7 @@ SPACE: dict[str, Any] = {
 
 
 def main() -> None:
-    """Search twice, count."""
+    """Run both searches and compare them."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="a folder with a subfolder for each class")
     parser.add_argument("--size", type=int, nargs=2, default=[84, 112], help="height and width; default: 84 112")
@@ -65,7 +65,7 @@ def main() -> None:
             "training": {"epochs": arguments.epochs},
             **({"model": arguments.model} if arguments.model else {}),
         }
-        # The first one decodes the images for both.
+        # The first search decodes the images for both.
         for name, views in (("cached", arguments.views), ("uncached", None)):
             found[name] = search(name, {**space, "finetune": {"freeze": "backbone", "views": views}}, Path(folder))
             print(name, found[name], flush=True)
@@ -75,12 +75,12 @@ def main() -> None:
 
 
 def search(name: str, space: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run a search of its own process and return what its study holds."""
+    """Run a search in a separate process and return figures from its study."""
     file = folder / f"{name}.yaml"
     file.write_text(json.dumps(space))
     command = [sys.executable, "-m", "imgcls_search", "run", str(file), "--name", name, "--studies", str(folder / "s")]
     done = subprocess.run(command, capture_output=True, text=True)
-    # 1: the time was over before any trial was complete.
+    # Exit code 1: the time was over before any trial was complete.
     if done.returncode not in (0, 1):
         raise SystemExit(done.stderr)
     record = load(find_study(folder / "s", name, None))

@@ -1,11 +1,12 @@
-"""Scores of classifiers on the same test images, and their differences, with intervals over images and over seeds.
+"""Scores of classifiers on the same test images, and their differences, with intervals over images and seeds.
 
-Two things are left to chance: which images the test split happens to hold, the same for all, and what a seed does to
-a training, which each does by itself. Images are drawn once for both sides of a difference, so that an image which is
-hard for both does not count. Seeds are drawn for each side, since nothing links one side's seed 1 to the other's. Of S
-seeds S - 1 are drawn, as the mean of S drawn ones varies too little by a factor of (S - 1) / S. Scores of seeds also
-differ by the images on which their trainings differ; that is drawn with the images already, and taken out of what the
-seeds bring. Student's t widens the interval for few seeds, with Welch's degrees of freedom.
+The intervals are bootstrap intervals with two sources of chance: the test images, which are the same for all
+classifiers, and the seeds of the trainings, which are independent. Images are resampled jointly for both sides of a
+difference, so that an image that is hard for both does not matter. Seeds are resampled for each side separately, since
+one side's seed 1 is unrelated to the other's. S - 1 of S seeds are drawn, because the variance of the mean of S draws
+is too small by a factor of (S - 1) / S. Scores of seeds also differ because their trainings err on different images;
+the resampled images already contain this variance, so it is subtracted from that of the seeds. Student's t widens the
+interval for few seeds, with Welch's degrees of freedom.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ class Interval:
     low: float
     high: float
     is_over_seeds: bool
-    """False where there is one seed, so that the interval tells of the images alone."""
+    """False if there is only one seed, so that the interval covers only the choice of images."""
 
 
 def score(metric: Metric, truth: Array, predicted: Array) -> float:
-    """Return the metric of class numbers [images] on all images."""
+    """Return the metric of predicted class numbers [images] on all images."""
     return float(_scores(metric, truth, predicted, np.ones((1, len(truth)), np.float32))[0])
 
 
 def interval(metric: Metric, truth: Array, predicted: Array, seed: int = 0) -> Interval:
-    """Return the mean over seeds of what predictions [seeds, images] score."""
+    """Return the mean over seeds of the score of predictions [seeds, images]."""
     return _interval(metric, truth, [(1.0, predicted)], seed)
 
 
 def difference(metric: Metric, truth: Array, one: Array, other: Array, seed: int = 0) -> Interval:
-    """Return by how much the mean of one is above that of the other, on the same images."""
+    """Return the mean score of `one` minus that of `other`, on the same images."""
     return _interval(metric, truth, [(1.0, one), (-1.0, other)], seed)
 
 
@@ -85,7 +86,7 @@ def _interval(metric: Metric, truth: Array, sides: Sequence[tuple[float, Array]]
 
 
 def _wider(parts: Sequence[tuple[float, int]]) -> float:
-    """Return how much wider Student's interval is than the normal one, by variances and their degrees of freedom."""
+    """Return the width of Student's interval / the normal one's, from variances and their degrees of freedom."""
     total = sum(variance for variance, _ in parts)
     if total == 0:
         return 1.0
@@ -102,7 +103,7 @@ def _scores(metric: Metric, truth: Array, predicted: Array, weights: Array) -> A
     rows = np.eye(classes, dtype=np.float32)
     is_true, is_predicted = rows[truth], rows[predicted]
     right, given, named = (weights @ part for part in (is_true * is_predicted, is_true, is_predicted))
-    # The mean is over the classes that have an image, as everywhere in this project.
+    # As everywhere in this project, the mean is over classes that have an image.
     has_images = given > 0
     f1 = np.where(has_images, 2 * right / np.maximum(given + named, 1), 0)
     return np.asarray(f1.sum(axis=1) / has_images.sum(axis=1))

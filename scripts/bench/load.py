@@ -1,17 +1,17 @@
-"""Measure what a large study costs: the seconds of commands on one of 10,000 trials, and the memory of a long run.
+"""Measure the cost of large studies: the seconds of commands on a study of 10,000 trials, and the memory of a long run.
 
 python scripts/bench/load.py                                  some minutes on two cores
 python scripts/bench/load.py --trials 1000 10000 --tiny-trials 0    seconds only, of two sizes
 python scripts/bench/load.py --trials --tiny-trials 2000 --sampler tpe    memory only; tpe takes a quarter of an hour
 
-A study of the digits is begun with one trial by `imgcls-search run`, filled by inserting rows into Optuna's tables, and
-then used by the commands themselves: `run` adds two more trials, `best`, `export`, `trials --top 5`, and the
-dashboard, asked for its page and for the study. Seconds are those of the whole command, from its start to its end, by
-the clock and of processors, workers of `run` apart; the latter are compared with what is asked, since others' work does
-not count in them.
+The script creates a study of the digits with one trial (`imgcls-search run`), fills it by inserting rows into Optuna's
+tables, and then uses the commands themselves: `run` adds two more trials; then `best`, `export`, `trials --top 5`, and
+the dashboard with its page and the study. It measures each whole command from start to end, in wall time and in
+processor time, without the workers of `run`. Processor time, which other work hardly affects, is compared with the
+bounds.
 
-Memory is the resident part of the process that runs a search whose workers only tell the time; everything else is real.
-Its growth is a straight line fitted over the last three quarters of the trials, and over each. Writes load.json.
+Memory is the resident memory of the process that runs a search on simulated workers; everything else is real. Its
+growth is the slope of a line fitted to the last three quarters of the trials, and to each quarter. Writes load.json.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ NAME = "load"
 RUN = ("run", "space.yaml", "--name", NAME, "--workers", "1", "--set", "data.digits.max_train=100")
 
 MOST_SECONDS = {"resume": 60.0, "best": 15.0, "export": 15.0, "trials": 15.0, "dashboard": 60.0}
-"""Processor seconds that are stated for 10,000 trials in docs/benchmarks/scale.md."""
+"""Upper bounds of processor seconds with 10,000 trials, as in docs/benchmarks/scale.md."""
 
 MOST_KB = 30.0
-"""Upper bound of the run process's growth, KB a trial."""
+"""Upper bound of the run process's growth, KB per trial."""
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     arguments = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with frame.results("load", arguments.out) as results:
-        # Before a large study has been in this process: what it leaves free would hide growth.
+        # First, because memory that a large study has freed would hide growth.
         if arguments.tiny_trials:
             results["memory"] = measure_memory(arguments.tiny_trials, arguments.sampler)
         results["commands"] = [measure_commands(held, arguments.sampler) for held in arguments.trials]
@@ -70,7 +70,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure_commands(held: int, sampler: str) -> dict[str, Any]:
-    """Time the commands on a study of `held` finished trials, and tell what they did."""
+    """Time the commands on a study of `held` finished trials, and return the times and their results."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = SPACE.format(sampler=sampler, epochs=EPOCHS)
@@ -104,7 +104,7 @@ def measure_commands(held: int, sampler: str) -> dict[str, Any]:
 
 
 def measure_dashboard(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the seconds of the dashboard from its start to the study with all its trials, and what it showed."""
+    """Return the seconds from the dashboard's start to its answer with all trials, and a summary of the answer."""
     started = _seconds()
     arguments = [sys.executable, "-m", "imgcls_search", "dashboard", NAME, "--port", "0"]
     with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
@@ -134,7 +134,7 @@ def command(folder: Path, *arguments: str) -> tuple[dict[str, float], str]:
 
 
 def _seconds() -> tuple[float, float]:
-    """Return the clock, and the processor seconds of all processes that were started here and have ended."""
+    """Return the wall time, and the processor time of all child processes that have ended."""
     times = os.times()
     return time.perf_counter(), times.children_user + times.children_system
 
@@ -145,13 +145,13 @@ def _since(started: tuple[float, float]) -> dict[str, float]:
 
 
 class Weighing(Nobody):
-    """Reads the memory of this process whenever a trial has ended."""
+    """A watcher that records the memory of this process whenever a trial has been added."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
 
     def changed(self, search: Any) -> None:
-        """Keep the number of trials and the resident memory, KB."""
+        """Record the number of trials and the resident memory, KB."""
         count = len(search.record.trials)
         if not self.points or self.points[-1][0] < count:
             self.points.append((count, _resident_kb()))
@@ -162,10 +162,10 @@ def _resident_kb() -> float:
 
 
 def measure_memory(count: int, sampler: str) -> dict[str, Any]:
-    """Return by how many KB the run process grows with each trial of a search on simulated workers."""
+    """Return the growth of the run process in KB per trial, in a search on simulated workers."""
     overrides = [
         *(("study.trials", str(count)), ("study.workers", "2"), ("study.pruner", "none")),
-        # Few networks, so that they need not be measured again for each trial.
+        # Few different networks, so that their sizes are not measured for each trial.
         ("model", "{lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}}"),
     ]
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="load", overrides=overrides)

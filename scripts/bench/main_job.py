@@ -1,4 +1,4 @@
-"""Measure what docs/benchmarks says of the main job, with the commands that a user types:
+"""Measure the figures about the main job in docs/benchmarks, with the commands that a user types:
 
 python scripts/bench/main_job.py                      about ten minutes on two cores
 python scripts/bench/main_job.py --cifar10 PATH       also a search on an ImageFolder tree of CIFAR-10
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def measure_search(studies: Path) -> dict[str, Any]:
-    """Compare the shipped search with random trials of the same space that all train to their end."""
+    """Compare the shipped search with random trials of the same space, all fully trained."""
     seconds = search(studies, "vit.yaml", "--name", "shipped")
     search(
         studies,
@@ -79,7 +79,7 @@ def wilson(share: float, images: int) -> str:
 
 
 def measure_retraining(studies: Path, folder: Path) -> dict[str, Any]:
-    """Retrain the best configuration with three new seeds and open the test split."""
+    """Retrain the best configuration with three new seeds and score it on the test split."""
     imgcls("export", "shipped", "--studies", studies, "-o", folder / "best.yaml")
     report = json.loads(
         imgcls(
@@ -125,7 +125,7 @@ def measure_writer(studies: Path) -> dict[str, Any]:
 
 
 def measure_cifar10(studies: Path, root: Path) -> dict[str, Any]:
-    """Search small nets on CIFAR-10 as the shipped space says."""
+    """Search small networks on CIFAR-10 with the shipped space."""
     seconds = search(
         studies, "cifar10.yaml", "--data", f"folder:{root}", "--set", "data.folder.max_train=10000", "--name", "cifar10"
     )

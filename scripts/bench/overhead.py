@@ -1,16 +1,16 @@
-"""Measure the writer: what a trial costs the run process besides training, beside plain Optuna doing the same.
+"""Measure the writer: the time that a trial takes in the run process besides training, compared with plain Optuna.
 
 python scripts/bench/overhead.py                              10, 1,000 and 10,000 trials in the study: some minutes
 python scripts/bench/overhead.py --trials 1000 --samplers tpe --repeat 30
 python scripts/bench/overhead.py --trials --coordination      only the run's share of simulated trials of 5 s and 60 s
 
-A trial is: draw 10 parameters, record it, report 10 epochs, ask the pruner, end it. `ours` does it with the proposer,
-the record and the pruner that a search uses; `plain` is ask, 10 suggestions, 10 reports with should_prune and tell on
-Optuna's default SQLite storage, with the same sampler and successive halving of the same rungs. The two take turns.
-Before, both databases are filled with the same trials, by inserting rows into Optuna's tables, which takes seconds;
-every filled trial has 10 epochs and is complete (plain Optuna's pruner, which compares trials by notes that it left on
-them, finds none on these and so has less to do). Model sizes, which ours looks up, are not measured here.
-Writes overhead.json.
+A trial is: draw 10 parameters, record it, report 10 epochs, ask the pruner, end it. `ours` uses the proposer, the
+record and the pruner of a search; `plain` is ask, 10 suggestions, 10 reports with should_prune, and tell on Optuna's
+default SQLite storage, with the same sampler and successive halving with the same rungs. The two alternate.
+Before the measurement, both databases are filled with the same trials by inserting rows into Optuna's tables, which
+takes seconds. Every filled trial has 10 epochs and is complete. (Plain Optuna's pruner compares trials by attributes
+that it stores on them; these trials have none, so it has less to do.) Model sizes, which ours looks up, are not
+measured here. Writes overhead.json.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ from simulation import (
 )
 
 MOST_OF_PLAIN = 0.4
-"""Upper bound of our time per trial at 1,000 trials / plain Optuna's."""
+"""Upper bound of our time per trial / plain Optuna's, at 1,000 trials."""
 
 MOST_OF_WALL = {5.0: 0.05, 60.0: 0.01}
-"""Upper bound of the run process's share of the wall time, by seconds of a trial."""
+"""Upper bounds of the run process's share of the wall time, by seconds per trial."""
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure_writer(sampler: str, held: int, repeat: int) -> dict[str, Any]:
-    """Measure both sides in turns on studies that hold `held` trials already."""
+    """Measure both sides alternately on studies that already have `held` trials."""
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="bench_overhead")
     with tempfile.TemporaryDirectory() as folder:
         trials = make_trials(space, held)
@@ -100,7 +100,7 @@ def measure_writer(sampler: str, held: int, repeat: int) -> dict[str, Any]:
         plain = Plain(space, Path(folder), trials)
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         parts: dict[str, list[float]] = {"draw": [], "add": [], "epochs": [], "decide": []}
-        # The first turn is a warm-up. Better from trial to trial, so that none is pruned and each does everything.
+        # The first turn is a warm-up. Each trial is better than the one before, so that none is pruned.
         for turn in range(repeat + 1):
             metrics = curve(1 + turn / 1000)
             found = ours.trial(metrics)
@@ -137,26 +137,26 @@ def measure_writer(sampler: str, held: int, repeat: int) -> dict[str, Any]:
 
 
 def must_continue(does: bool) -> None:
-    """See to it that both sides train to the end: every measured trial is better than all before it."""
+    """Check that a trial continues: every measured trial is better than all before it, so none may be pruned."""
     if not does:
         raise RuntimeError("a trial was pruned; the sides no longer do the same")
 
 
 def known_sizes(config: TrialConfig) -> Generator[None, None, Mapping[str, float]]:
-    """Answer without waiting."""
+    """Return fixed sizes without waiting."""
     yield from ()
     return dict.fromkeys(SIZES, 123_456)
 
 
 class Ours:
-    """The very objects that a search uses, without training."""
+    """One side: the objects that a search uses, without training."""
 
     def __init__(self, space: Space, folder: Path, trials: Sequence[Trial]) -> None:
         record = new_record(folder, space, "ours")
         storage = database.open_storage(StudyFiles(folder, "ours").database)
         fill(storage, record.study, trials, attributes_like_the_record(folder, space))
         storage.engine.dispose()
-        # As a resumed search would: everything is read once.
+        # Read everything once, like a resumed search.
         self.record = records.load(StudyFiles(folder, "ours"))
         self.space = space
         sampler = build(SAMPLERS, space.sampler, space=space)
@@ -202,7 +202,7 @@ class Ours:
 
 
 class Plain:
-    """Optuna as its tutorial has it."""
+    """The other side: Optuna as in its tutorial."""
 
     def __init__(self, space: Space, folder: Path, trials: Sequence[Trial]) -> None:
         storage = RDBStorage(f"sqlite:///{folder / 'plain.db'}")
@@ -225,10 +225,10 @@ class Plain:
 
 
 def measure_coordination(seconds: float, workers: int, count: int) -> dict[str, Any]:
-    """Run a search as it is, but on simulated workers, and return the share of the wall time that it worked itself.
+    """Run a real search on simulated workers; return the share of the wall time in which the run process works.
 
-    Everything is real but the training: sampling, model sizes from the helper process, the database, decisions. Nobody
-    competes for the cores, so it says what is to be done rather than how long it takes beside busy workers.
+    Everything except training is real: sampling, model sizes from the helper process, the database, decisions. No
+    workers compete for the cores, so this measures the amount of work, not its duration beside busy workers.
     """
     shares = {}
     for pruner in ("halving", "none"):

@@ -1,16 +1,16 @@
-"""Searches with many workers on recorded learning curves (LCBench): do draws repeat each other, and what does it cost?
+"""Measure searches with many workers on learning curves (LCBench): do draws repeat each other, and at what cost?
 
     python scripts/bench/parallel.py --lcbench data/lcbench                         # 1, 8 and 64 workers, minutes
     python scripts/bench/parallel.py --lcbench data/lcbench --workers 512 --tasks 3945 --seeds 1
     python scripts/bench/parallel.py --lcbench data/lcbench --samplers curves tpe random --workers 8 64
 
-The folder holds `model.onnx` and `encoding.json`, as for `strategies.py`. Trials run side by side on a simulated clock
-on which an epoch takes 0.5 to 2 seconds, by the configuration. A search may spend the epochs of 20 full trainings, and
-as much again for every 8 workers beyond the first 8. For each row: `at equal epochs`, how many times fewer epochs than
-random search (all trained to their end, with as many workers) it takes to random search's result; `by the clock`, the
-same in simulated time; `beside`, the median distance of a draw to the nearest trial that had shown nothing by then,
-over that of random draws; `repeats`, draws that had been drawn before; and milliseconds of a draw, of the processor.
-Writes parallel.json.
+The folder contains `model.onnx` and `encoding.json`, as for `strategies.py`. Trials run in parallel on a simulated
+clock, where an epoch takes 0.5 to 2 seconds, depending on the configuration. The budget of a search is the epochs of 20
+full trainings, and the same again for every 8 workers beyond the first 8. Each row shows: `at equal epochs`, how many
+times fewer epochs than random search (all fully trained, with as many workers) the sampler needs for random search's
+result; `by the clock`, the same in simulated time; `beside`, the median distance of a draw to the nearest trial without
+results / that of random draws; `repeats`, the number of draws that repeat an earlier one; and the processor time of a
+draw in milliseconds. Writes parallel.json.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from strategies import EPOCHS, SPACE, Curves
 TASKS = ["3945", "126026", "167168", "168335", "189354", "189906"]
 TRAININGS = 20
 WORKERS_OF_BUDGET = 8
-"""A budget of `TRAININGS` is for this many workers."""
+"""The budget is `TRAININGS` full trainings for up to this many workers."""
 
 
 class Timed:
-    """Curves whose epochs take a time of their own."""
+    """Curves whose epochs take different times."""
 
     def __init__(self, curves: Curves) -> None:
         self.curves = curves
 
     def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
-        """Return the accuracy of an epoch, and how long it takes."""
+        """Return the accuracy of an epoch and its seconds."""
         return {**self.curves.at(config, epoch), "seconds": seconds_of(config)}
 
 
 def seconds_of(config: TrialConfig) -> float:
-    """Return how long an epoch takes: the same for the same configuration."""
+    """Return the seconds of an epoch, 0.5 to 2, which depend only on the configuration."""
     return 0.5 * 4 ** (int(config.digest()[:8], 16) / 16**8)
 
 
 class Watched:
-    """Draws by a sampler, and keeps how near each draw is to what is open."""
+    """A sampler that also records the distance of each draw to running trials without results."""
 
     def __init__(self, sampler: Sampler, space: Space) -> None:
         self.sampler = sampler
@@ -71,7 +71,7 @@ class Watched:
         self.count = 0
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
-        """Return the sampler's draw."""
+        """Return the sampler's draw, and record its time and distance."""
         began = time.process_time()
         found = self.sampler.draw(view, number, attempt)
         self.seconds += time.process_time() - began
@@ -119,7 +119,7 @@ def run_one(asked: tuple[Path, str, str, str, int, int, float]) -> dict[str, Any
 
 
 def speed(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], *, by_clock: bool) -> float:
-    """Return how many times less a method takes to the mean result of random search; 0 where it never gets there."""
+    """Return how many times less a method needs for random search's mean result; 0 if it never reaches it."""
     goal = mean(run["bests"][-1][1] for run in theirs)
     spent = mean(run["seconds"] if by_clock else run["epochs"] for run in theirs)
     marks = np.linspace(0, spent, 2001)[1:]

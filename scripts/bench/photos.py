@@ -1,14 +1,13 @@
-"""From a folder of photos to a model in some minutes: `imgcls-search auto` beside other tools.
+"""From a folder of photos to a model in some minutes: compare `imgcls-search auto` with other tools.
 
     python scripts/bench/photos.py --images photos --environments environments   five hours on two cores
     python scripts/bench/photos.py --images photos --environments environments --minutes 5 --seeds 1
     python scripts/bench/photos.py --images photos --minutes 30 --seeds 1 --only auto careful
     python scripts/bench/photos.py --images photos --cores 2 --lanes 8           on 16 cores, eight runs at a time
 
-All have the same cores and minutes, from the start of their process on, and nothing is downloaded: where a tool takes
-local weights, they are ImageNet's of EfficientNet-Lite0, from a pip package. Before anything else the images are cut
-once, by a seed of its own, into train/ and test/; what is validated on is each one's own affair, and only train/ is
-trained on:
+All tools get the same cores and minutes, counted from the start of their process, and nothing is downloaded: tools that
+accept local weights get ImageNet weights of EfficientNet-Lite0 from a pip package. First, the images are split once,
+with a fixed seed, into train/ and test/. The tools get only train/ and choose their own validation images:
 
     auto         imgcls-search auto
     careful      a fixed recipe in timm and torch: head, then fine-tuning (recipes/careful.py)
@@ -20,13 +19,13 @@ trained on:
     kerastuner   KerasTuner's Hyperband, a network from scratch (recipes/keras_hyperband.py)
     ultralytics  Ultralytics classify, a network from scratch (recipes/yolo.py)
 
-From raytune on, each has an environment of its own, which is made below the folder of --environments, with uv or pip;
-without that option they are left out. A tool that cannot be installed is left out, too, with the reason.
+From raytune on, each tool has a separate environment, which is created below the folder of --environments with uv or
+pip; without that option these tools are left out. A tool that cannot be installed is also left out, with the reason.
 
-Each run becomes a line of photos.jsonl, and is never done again: the same command resumes. Models are kept as they were
-at several moments, where a tool writes the best one before it ends. When all runs are done, all are loaded by one
-scorer, which opens the test split: accuracy and macro F1 with 95 % intervals, and differences on the same images
-(intervals.py). Writes photos.json, photos.md, photos.svg.
+Each run becomes a line of photos.jsonl and is never repeated: run the same command again to resume. If a tool writes
+its best model before it ends, its models at several moments are kept. When all runs are done, one scorer evaluates all
+models on the test split: accuracy and macro F1 with 95 % intervals, and differences on the same images (intervals.py).
+Writes photos.json, photos.md, photos.svg.
 """
 
 from __future__ import annotations
@@ -53,21 +52,21 @@ from intervals import METRICS, Interval, difference, interval, score
 from rivals import END, ENTRIES, RIVALS, Bench, Rival, Run
 
 MOMENTS = (0.5, 1, 2, 5, 10, 15, 20, 30, 45)
-"""Minutes at which the models are kept as they are."""
+"""Minutes at which the current models are kept."""
 
 PINNED = """import os, sys
 os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
 os.execvp(sys.argv[2], sys.argv[2:])
 """
-"""A program that takes some cores for itself, and becomes the command that follows."""
+"""A program that binds itself to some cores and then executes the command that follows."""
 
 SPLIT_SEED = 21
 KILLED_AFTER = 2
-"""Times the minutes, and ten minutes more: a run that takes so long hangs."""
+"""A run that takes this many times the minutes plus ten minutes is killed."""
 
 
 def main() -> None:
-    """Run what has not been run, score, compare."""
+    """Run the missing runs, then score and compare all."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="a folder with a subfolder for each class")
     parser.add_argument("--minutes", type=float, default=10, help="of each run; default: 10")
@@ -115,18 +114,18 @@ class Lines:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all; of a run that failed and was tried again the last."""
+        """Return all lines; only the last one of a run that failed and was repeated."""
         if not self.path.exists():
             return []
         lines = [json.loads(line) for line in self.path.read_text().splitlines() if line.strip()]
         return list({json.dumps(self.cell(line), sort_keys=True): line for line in lines}.values())
 
     def find(self, cell: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the line of a run."""
+        """Return the line of a run, None if there is none."""
         return next((line for line in self.read() if self.cell(line) == cell), None)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Add one, whole, before anything else happens."""
+        """Append a line and flush it to disk."""
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -134,12 +133,12 @@ class Lines:
 
     @staticmethod
     def cell(line: dict[str, Any]) -> dict[str, Any]:
-        """Return what makes a run different from others."""
+        """Return the fields that identify a run."""
         return {name: line[name] for name in ("rival", "minutes", "seed", "split", "cores")}
 
 
 def cut(images: Path, folder: Path, test_share: float) -> str:
-    """Copy images into train/ and test/, each class by its share, once; return what names the split."""
+    """Copy images once into train/ and test/, stratified by class; return a digest of the split."""
     from imgcls_search import digests
 
     if not (folder / "split.txt").exists():
@@ -153,7 +152,7 @@ def cut(images: Path, folder: Path, test_share: float) -> str:
                 target = folder / ("test" if place < num_test else "train") / group.name / files[number].name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(files[number], target)
-        # Written last: without it the copy is not whole.
+        # Written last: without it the copy is incomplete.
         (folder / "split.txt").write_text(f"{images.name} {test_share:g}\n")
     if (folder / "split.txt").read_text() != f"{images.name} {test_share:g}\n":
         raise SystemExit(f"{folder}: holds another split; choose another --work, or delete it")
@@ -173,7 +172,7 @@ def cut_cores(lanes: int, cores: int | None) -> list[list[int]]:
 
 
 def prepare(bench: Bench, names: Sequence[str]) -> dict[str, str]:
-    """Make what each needs for itself, and return who cannot take part, and why."""
+    """Create the environments of the tools; return the tools that cannot take part, with the reasons."""
     reasons = {name: why_left_out(bench, name) for name in names}
     for name, reason in reasons.items():
         if reason is not None:
@@ -182,7 +181,7 @@ def prepare(bench: Bench, names: Sequence[str]) -> dict[str, str]:
 
 
 def why_left_out(bench: Bench, name: str) -> str | None:
-    """Return why somebody cannot take part."""
+    """Return why a tool cannot take part, None if it can."""
     try:
         bench.prepare(RIVALS[name])
     except LeftOutError as reason:
@@ -191,7 +190,7 @@ def why_left_out(bench: Bench, name: str) -> str | None:
 
 
 def run_all(bench: Bench, cells: Sequence[dict[str, Any]], lines: Lines, lanes: Sequence[list[int]]) -> None:
-    """Run all cells, in their order, as many at a time as there are lanes."""
+    """Run all cells in order, as many at a time as there are lanes."""
     free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
     for lane in lanes:
         free.put(lane)
@@ -208,7 +207,7 @@ def run_all(bench: Bench, cells: Sequence[dict[str, Any]], lines: Lines, lanes: 
 
 
 def run_once(bench: Bench, name: str, cell: dict[str, Any], lines: Lines, cores: Sequence[int]) -> None:
-    """Run a cell on some cores unless its line is there, and add the line."""
+    """Run a cell on some cores and add its line, unless there is one already."""
     known = lines.find(cell)
     if known is not None and "failed" not in known:
         print(f"{name}, {cell['minutes']:g} minutes, seed {cell['seed']}: was run", flush=True)
@@ -228,12 +227,12 @@ def run_once(bench: Bench, name: str, cell: dict[str, Any], lines: Lines, cores:
 
 
 def moments(minutes: float) -> list[float]:
-    """Return when models are kept, before the end."""
+    """Return the moments before the end at which models are kept."""
     return [moment for moment in MOMENTS if moment < minutes]
 
 
 def watch(bench: Bench, rival: Rival, run: Run, cores: Sequence[int]) -> dict[str, Any]:
-    """Run a command to its end, and link its models' files at each moment, which costs it nothing."""
+    """Run a command to its end, and hard-link its models' files at each moment, which does not slow it down."""
     command = rival.command(bench, run)
     waiting, first = moments(run.minutes), None
     load_before = frame.load()
@@ -258,7 +257,7 @@ def watch(bench: Bench, rival: Rival, run: Run, cores: Sequence[int]) -> dict[st
 
 @contextmanager
 def process(command: Sequence[str], folder: Path, cores: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a command on some cores with a log; it and what it started are gone afterwards."""
+    """Start a command on some cores with a log; kill it and all its child processes at the end."""
     pinned = [sys.executable, "-c", PINNED, ",".join(map(str, cores)), *command]
     with (folder / "log.txt").open("wb") as log:
         running = subprocess.Popen(
@@ -267,14 +266,14 @@ def process(command: Sequence[str], folder: Path, cores: Sequence[int]) -> Itera
         try:
             yield running
         finally:
-            # Also workers that outlived it: the next run shall have the cores.
+            # Also kill workers that outlived the command, so that the next run has the cores.
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
             running.wait()
 
 
 def link(run: Run, rival: Rival, moment: float) -> None:
-    """Keep the files of the models as they are now; a process that replaces one leaves the link alone."""
+    """Hard-link the current files of the models; a process that replaces a file does not change the link."""
     for pattern in rival.kept:
         for path in run.folder.glob(pattern):
             target = run.at(moment) / path.relative_to(run.folder)
@@ -286,7 +285,7 @@ def link(run: Run, rival: Rival, moment: float) -> None:
 
 
 def used(seconds: float, taken: resource.struct_rusage | None, load: Any) -> dict[str, Any]:
-    """Return what a run took; of processors without Ray's workers, which are no children of ours."""
+    """Return the time and load of a run; processor time excludes Ray's workers, which are not our child processes."""
     return {
         "seconds": round(seconds, 1),
         "processor_seconds": round(taken.ru_utime + taken.ru_stime, 1) if taken is not None else 0.0,
@@ -295,7 +294,7 @@ def used(seconds: float, taken: resource.struct_rusage | None, load: Any) -> dic
 
 
 def compare(bench: Bench, runs: Sequence[dict[str, Any]], found: dict[str, Any], out: Path) -> None:
-    """Open the test split: score all models, print the table, draw the curve."""
+    """Score all models on the test split, print the table, draw the curve."""
     names = list(dict.fromkeys(run["rival"] for run in runs))
     if not names:
         print("nothing to compare")
@@ -341,7 +340,7 @@ def compare(bench: Bench, runs: Sequence[dict[str, Any]], found: dict[str, Any],
 
 
 def predictions(bench: Bench, run: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Return what the models of a run say of the test images; they are asked once."""
+    """Return the predictions of a run's models for the test images; they are computed once."""
     folder = bench.folder(run)
     known = folder / "predictions.json"
     if not known.exists():
@@ -354,7 +353,7 @@ def predictions(bench: Bench, run: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def minutes_of(moment: str, run: dict[str, Any]) -> float:
-    """Return the minutes of a moment; the last one is when the run ended."""
+    """Return the minutes of a moment; the last moment is the end of the run."""
     return round(run["seconds"] / 60, 2) if moment == END else float(moment)
 
 
@@ -365,7 +364,7 @@ def described(found: Interval) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
+    """Return the results as a Markdown table with notes."""
     first, *_ = found["scores"]
     asked, test, conditions = found["asked"], found["test"], found["conditions"]
     runs = {name: [run for run in found["runs"] if run["rival"] == name] for name in found["scores"]}
@@ -416,24 +415,24 @@ def table(found: dict[str, Any]) -> str:
 
 
 def listed(runs: Sequence[dict[str, Any]]) -> str:
-    """Return the versions that runs had."""
+    """Return the package versions of runs as text."""
     pairs = {f"{name} {version}": None for run in runs for name, version in run["facts"]["versions"].items()}
     return f"({', '.join(pairs)})"
 
 
 def extremes(runs: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
-    """Return the least and the largest value, whole."""
+    """Return the smallest and the largest value, rounded to integers."""
     values = [round(run[key]) for run in runs]
     return min(values), max(values)
 
 
 def shown(found: dict[str, Any], sign: str = "") -> str:
-    """Return a value with its interval in a few letters."""
+    """Return a value with its interval as text."""
     return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Return what the interval of a difference says of the first."""
+    """Return whether the first tool is ahead, behind or equal, by the interval of the difference."""
     return "ahead" if found["low"] > 0 else "behind" if found["high"] < 0 else "equal"
 
 
@@ -442,7 +441,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    # The same figures make the same file.
+    # Make the file reproducible.
     matplotlib.rcParams["svg.hashsalt"] = "photos"
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""What pretraining without labels brings: probes of few labels, on a random network, SimCLR's and an imitation's.
+"""Measure the benefit of pretraining without labels: probes with few labels of random, SimCLR and imitation networks.
 
     python scripts/bench/pretrain.py --images cifar10-images                 an hour or more on one core
     python scripts/bench/pretrain.py --images digits --size 8 --unlabeled 500 --labels 50 --epochs simclr=2,imitate=2
@@ -6,9 +6,9 @@
 
 `--images` is a folder of classes, or `digits`. A network is pretrained on `--unlabeled` images by each way of
 `--epochs`, then a linear layer is fitted to its features of a few labelled training images, drawn by three label seeds,
-and asked about the validation images. With `--finetune` the whole network is trained on the same labels too, from
-scratch and from each pretraining. `throughput` is the pretraining loop against a bare one over two ready views of each
-image, in turns. Run it again to resume. Writes pretrain.json after each step.
+and scored on the validation images. With `--finetune` the whole network is also trained on the same labels, from
+scratch and from each pretraining. `throughput` compares the pretraining loop with a bare loop over two ready views of
+each image, alternating. Run the same command again to resume. Writes pretrain.json after each step.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from imgcls_search.worker import features, image_sets, networks, pipeline, pretr
 from imgcls_search.worker.job_runner import JobRunner
 
 GAIN, IMITATED, SPEED = 0.08, 0.45, 0.9
-"""SimCLR's probe over a random network's, imitation's with the fewest labels, and our speed over the bare loop's."""
+"""Lower bounds: SimCLR's probe minus a random network's; imitation's probe with the fewest labels; our speed / bare."""
 
 LABEL_SEEDS = (0, 1, 2)
 FINETUNED_EPOCHS = 60
@@ -50,7 +50,7 @@ Way = str
 
 
 def main() -> None:
-    """Pretrain, probe, train on labels, and measure the speed."""
+    """Pretrain, probe, train on the labels, and measure the speed."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("--images", required=True, help="a folder of classes, or digits")
     parser.add_argument("--size", type=int, default=16, help="pixels; default: 16")
@@ -113,7 +113,7 @@ def config_of(given: argparse.Namespace, way: Way, epochs: int) -> TrialConfig:
 
 
 def pretrained(way: Way, config: TrialConfig, data: Prepared, given: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """Return the weights file of a pretraining, and what its epochs measured."""
+    """Return the weights file of a pretraining, and the metrics of its epochs."""
     alone, out = config.pretraining(), given.out
     named = alone.digest()
     helper = Helper(out)
@@ -177,7 +177,7 @@ def probed(made: Mapping[str, tuple[Any, Any]], count: int, seed: int, classes: 
 
 
 def drawn(labels: Any, count: int, seed: int) -> Any:
-    """Return the places of labelled images, as many of each class as there are and count allows."""
+    """Return the positions of `count` labelled images, drawn as evenly over the classes as possible."""
     random = np.random.RandomState(seed)
     order = random.permutation(len(labels))
     ranks = np.zeros(len(labels), dtype=np.int64)
@@ -188,7 +188,7 @@ def drawn(labels: Any, count: int, seed: int) -> Any:
 
 
 def trained(way: Way, file: Path | None, data: Prepared, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Return the accuracy of the whole network trained on the labels, from its weights or from scratch."""
+    """Return the accuracy of the whole network trained on the labels, from pretrained weights or from scratch."""
     config = config_of(given, "none", 1)
     tree = config.to_dict()
     tree["training"] |= {"epochs": FINETUNED_EPOCHS, "batch_size": 64}
@@ -236,7 +236,7 @@ def throughput(config: TrialConfig, data: Prepared, given: argparse.Namespace) -
     *_, shown = exhausted(pretraining.preparing(job, data, given.device, threading.Event(), lambda: None))
     ours, other = (pretraining.new_session(job, data, shown.images, given.device) for _ in range(2))
     bare = Bare(other, shown.images)
-    # A part of the images an epoch, so that a round is as long as it is asked to be.
+    # An epoch has only a part of the images, so that a round can be as short as requested.
     few = some(shown.images, np.arange(bare.count))
     loops: dict[str, Callable[[], Any]] = {"ours": lambda: train_epoch(ours, few, lambda: False), "bare": bare.epoch}
     rounds: list[dict[str, float]] = []
@@ -254,18 +254,18 @@ def throughput(config: TrialConfig, data: Prepared, given: argparse.Namespace) -
 
 
 def some(images: ImageSet, places: Any) -> ImageSet:
-    """Return some of the images, where the others are."""
+    """Return some of the images, on the same device."""
     pixels, labels = torch.from_numpy(array(images.pixels)[places]), torch.from_numpy(array(images.labels)[places])
     return dataclasses.replace(images, pixels=pixels.to(images.device), labels=labels.to(images.device))
 
 
 def array(values: Any) -> Any:
-    """Return numbers that are on a device, or read where they are indexed, as an array."""
+    """Return a tensor, or an array that is read when indexed, as a NumPy array."""
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.array(values[np.arange(len(values))])
 
 
 def exhausted(steps: Any) -> list[Any]:
-    """Return what a generator yields, and what it returns last."""
+    """Return all values that a generator yields, followed by its return value."""
     last = []
 
     def whole() -> Any:
@@ -275,7 +275,7 @@ def exhausted(steps: Any) -> list[Any]:
 
 
 def speed(loop: Callable[[], Any], images: int, seconds: float) -> float:
-    """Return images per second of a loop, of which one call sees `images`."""
+    """Return images per second of a loop that processes `images` images per call."""
     started, calls = time.perf_counter(), 0
     while time.perf_counter() - started < seconds or not calls:
         loop()
@@ -284,7 +284,7 @@ def speed(loop: Callable[[], Any], images: int, seconds: float) -> float:
 
 
 class Bare:
-    """A loop over two views that are there already: forward, loss, backward, step, and nothing else."""
+    """A loop over two ready views of each image: forward, loss, backward, step, and nothing else."""
 
     def __init__(self, session: Session, images: ImageSet) -> None:
         self.session = session
@@ -297,14 +297,14 @@ class Bare:
         ]
 
     def epoch(self) -> None:
-        """Show the model each batch once."""
+        """Train on each batch once."""
         model, optimizer = self.session.model.train(), self.session.optimizer
         for inputs in self.batches:
             optimizer.zero_grad(set_to_none=True)
             loss = self.session.loss(model(inputs), inputs)
             loss.backward()
             optimizer.step()
-        # A GPU has done its work only when a number is read.
+        # Reading a number waits until the GPU is done.
         float(loss.detach())
 
 

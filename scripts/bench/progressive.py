@@ -1,11 +1,11 @@
-"""Compare `training.resolution: progressive` with `full` at equal seconds of the processor, by accuracy on test images.
+"""Compare `training.resolution: progressive` with `full` for equal processor time, by accuracy on test images.
 
-Both train the same network on the same images with the same seeds, on one thread; each has as many epochs as fit into
-the seconds, its evaluations among them, and a whole schedule over them.
+Both train the same network on the same images with the same seeds, on one thread. Each trains for as many epochs as fit
+into the seconds, evaluations included, and its whole schedule spans these epochs.
 
 python scripts/bench/progressive.py --images cifar10-images --val 0.02                   about 25 minutes on one core
 python scripts/bench/progressive.py --images photos --size 64 --train 2000 --flip        photographs in one tree
-python scripts/bench/progressive.py --seeds 2 --seconds 2 --train 100                    digits: only whether it runs
+python scripts/bench/progressive.py --seeds 2 --seconds 2 --train 100                    digits: only a test run
 
 Writes progressive.json after each training; the same command resumes.
 """
@@ -42,7 +42,7 @@ def main() -> None:
             stages=stages,
         ),
     ]
-    # Where the images lie is nobody's business, and is no condition.
+    # The path of the images is private and does not affect the results.
     settings = {
         name: value for name, value in vars(arguments).items() if name not in ("images", "out", "name", "seeds")
     }

@@ -4,11 +4,11 @@
     python scripts/bench/record_curves.py --cifar cifar10-images --spaces cells --until 2026-12-01T18:00
     python scripts/bench/record_curves.py --cifar cifar10-images --spaces cifar --trainings 2 --tables mytables
 
-Each space of `scripts/bench/tables/` has a table beside it, NAME.jsonl.xz, one line for each training. What is recorded
-there already is not trained again, and the file is replaced whole after each training: an interrupted recording loses
-at most the training that was under way. Configurations are random draws (of `cells` all there are, in a random order),
-numbered, so that a later recording gets the next ones. Every fifth is trained with a second seed. Trainings are a
-worker's own, in this process, on one thread. Spaces take turns so that each gets as much time as the others.
+Each space of `scripts/bench/tables/` has a table beside it, NAME.jsonl.xz, with one line per training. Recorded
+trainings are not repeated, and the file is replaced atomically after each training, so an interrupted recording loses
+at most the current training. Configurations are random draws (for `cells` all configurations in a random order) and
+numbered, so that a later recording continues with the next ones. Every fifth is also trained with a second seed.
+Trainings use a worker's code, in this process, on one thread. The spaces alternate so that each gets the same time.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from imgcls_search.protocol import EpochEnded, Failed, Job
 from imgcls_search.space import Space
 
 IMAGES = {"cifar": "cifar", "trashnet": "trashnet", "heads": "trashnet", "cells": "cifar"}
-"""Which folder each space is about."""
+"""The image folder of each space."""
 
 TRAININGS = {"cifar": 360, "trashnet": 360, "heads": 360, "cells": 750}
-"""That a table is to have; more are drawn with `--trainings`."""
+"""Number of trainings of a complete table; `--trainings` can request more."""
 
 TWICE_ONE_IN = 5
-"""One configuration in this many is trained with a second seed too."""
+"""One configuration in this many is also trained with a second seed."""
 
 
 def main() -> None:
-    """Record until it is time, or until all is there."""
+    """Record until `--until`, or until all tables are complete."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as JPEG: train/ and test/ with a folder for each class")
     parser.add_argument("--trashnet", type=Path, help="TrashNet: a folder for each class")
@@ -66,10 +66,10 @@ def main() -> None:
 
 
 class Recording:
-    """One space's table as it grows."""
+    """The growing table of one space."""
 
     def __init__(self, name: str, images: Path, given: argparse.Namespace, work: Path) -> None:
-        """Read what the table has."""
+        """Read the existing table."""
         from imgcls_search.worker.job_runner import JobRunner
 
         self.name = name
@@ -87,7 +87,7 @@ class Recording:
         """Processor time of the trainings so far."""
 
     def record_next(self) -> None:
-        """Train what comes next, and write the table with it."""
+        """Train the next configuration, and write the table."""
         began = time.process_time()
         training = self._train(*self.lacks.pop(0))
         self.trainings.append(training)
@@ -98,7 +98,7 @@ class Recording:
         print(f"{self.name}: {len(self.trainings)}, number {training.number}, seed {training.seed}: {took}", flush=True)
 
     def _images(self, config: TrialConfig) -> Prepared:
-        """Return the decoded images; to look through a folder of 60,000 takes longer than a short training."""
+        """Return the decoded images, cached: scanning 60,000 files takes longer than a short training."""
         from imgcls_search.worker.pipeline import prepare_data
 
         shape = repr(config.section("image"))
@@ -123,7 +123,7 @@ class Recording:
         )
         shown: list[Mapping[str, float]] = []
         failed = ""
-        # What a worker prints goes to the log of its trial.
+        # In a search, the output of a worker goes to the log of its trial.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             for event in self.runner.work(job, threading.Event()):
                 if isinstance(event, EpochEnded):
@@ -140,7 +140,7 @@ def order(count: int, space: Space) -> list[tuple[int, int]]:
     """Return configurations and seeds in the order in which they are recorded."""
     once = [(number, 0) for number in range(count)]
     again = [(number, 1) for number in range(0, count, TWICE_ONE_IN)]
-    # All configurations of a finite space are worth more than second seeds of some.
+    # In a finite space, record all configurations before second seeds.
     return sorted(once + again) if space.num_combinations() is None else once + again
 
 

@@ -1,18 +1,18 @@
-"""Search strategies on tables of real trainings, compared on the same pools, with intervals.
+"""Compare search strategies on tables of real trainings, on the same pools, with intervals.
 
     python scripts/bench/replays.py
     python scripts/bench/replays.py --tables cells heads --pools 200 --processes 2
     python scripts/bench/replays.py --opda replay/opda-alexnet --tables opda-20 opda-54 --strategies default tpe+median
 
-A pool is `--share` of a table's configurations, drawn by its number, each with one of the seeds that it was recorded
-with; all strategies search the same pools, and only what a pool holds can be asked. The budget is `--trainings` full
-ones, counted in epochs. `speed` is how many times fewer epochs a strategy takes to what random search has at its end,
-whose expectation is exact; `end` is how far above that it ends, and `over NAME` how far above another strategy, in
-percentage points. The intervals cover 90 %: pools, each of other configurations and seeds, are drawn again.
+A pool is a random part (`--share`) of a table's configurations, each with one of its recorded seeds; the pool's number
+is the seed of the draw. All strategies search the same pools and can choose only configurations of the pool. The budget
+is `--trainings` full trainings, counted in epochs. `speed` is how many times fewer epochs a strategy needs for the
+final result of random search, whose expectation is exact. `end` is its final result minus that of random search, and
+`over NAME` minus that of another strategy, in percentage points. The 90 % intervals come from resampling the pools.
 
-The tables are those of record_curves.py, and from `--opda`, where it is given, 512 trainings of AlexNet on ImageNet
-(nicholaslourie/opda): `opda-20` has each training's own epochs in 20 equal parts, `opda-54` those that were planned for
-at least 54, up to the 54th. Answers are kept in replays.jsonl, so that a stopped run can resume.
+The tables are those of record_curves.py. With `--opda` there are also 512 trainings of AlexNet on ImageNet
+(nicholaslourie/opda): `opda-20` reports each training in 20 equal parts, `opda-54` has the trainings that were planned
+for at least 54 epochs, up to the 54th. Results are kept in replays.jsonl, so that a stopped run can resume.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STRATEGIES: Mapping[str, tuple[str, str]] = {
     "tpe+asha": ("tpe", "asha"),
     "random": ("random", "none"),
 }
-"""Sampler and pruner. `random` is only run if named: its expectation is known."""
+"""Sampler and pruner. `random` runs only if it is named, because its expectation is known."""
 
 RECORDED = ("cifar", "trashnet", "heads", "cells")
 OF_OPDA = {"opda-20": 20, "opda-54": 54}
@@ -60,13 +60,13 @@ OF_OPDA = {"opda-20": 20, "opda-54": 54}
 
 @dataclass(frozen=True)
 class Table:
-    """Configurations with all that is recorded of each, and the space that they come from."""
+    """Configurations with their recorded trainings, and their space."""
 
     space: Space
     epochs: int
     candidates: Sequence[Candidate]
     curves: Sequence[Sequence[Sequence[float]]]
-    """Of each configuration its trainings, of each of these the accuracy after each epoch; NaN after it diverged."""
+    """Accuracy by configuration, training and epoch; NaN after a training diverged."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Asked:
 
     @property
     def key(self) -> list[Any]:
-        """What tells it from others."""
+        """The fields that identify the search."""
         return [self.table, self.strategy, self.pool, self.trainings, self.share]
 
 
@@ -91,7 +91,7 @@ class Pool:
     """The curves of a part of a table."""
 
     def __init__(self, table: Table, number: int, share: float) -> None:
-        """Draw it."""
+        """Draw the pool with this number."""
         rng = np.random.default_rng([number, len(table.candidates)])
         chosen = rng.permutation(len(table.candidates))[: max(2, round(share * len(table.candidates)))]
         self.candidates = [table.candidates[place] for place in chosen]
@@ -131,12 +131,12 @@ def table_of(name: str, tables: Path, opda_folder: Path | None) -> Table:
 
 
 def padded(curve: Sequence[float], epochs: int) -> list[float]:
-    """Return a curve of all epochs: NaN where it had diverged."""
+    """Return the curve filled up with NaN to all epochs, after it diverged."""
     return [*curve, *[math.nan] * (epochs - len(curve))]
 
 
 def parse_open(text: str) -> Space:
-    """Return a space of our own paths, and of `config` for what we have no path for."""
+    """Parse a space that may have a section `config` for settings without a path in our spaces."""
     from imgcls_search.catalog import catalog
     from imgcls_search.jobs.replay import OPEN_VALUE
     from imgcls_search.signature import Fields
@@ -167,7 +167,7 @@ def search(asked: Asked) -> dict[str, Any]:
 
 
 def with_study(space: Space, settings: Mapping[str, Any]) -> Space:
-    """Return a space with other rules of the study, as a file would say them."""
+    """Return a space with other settings of `study`, given as in a space file."""
     text = ", ".join(f"{name}: {value}" for name, value in settings.items())
     rules = parse_open(
         f"study: {{{text}}}\ndata: {{digits: {{}}}}\nmodel: {{lenet5: {{}}}}\noptimizer: {{sgd: {{}}}}\n"
@@ -176,7 +176,7 @@ def with_study(space: Space, settings: Mapping[str, Any]) -> Space:
 
 
 def collect(asked: Sequence[Asked], processes: int, log: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Run all searches that the log does not hold yet."""
+    """Run all searches that are not in the log yet."""
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     known = {json.dumps(each["key"]): each for each in done}
     left = [each for each in asked if json.dumps(each.key) not in known]
@@ -194,7 +194,7 @@ def collect(asked: Sequence[Asked], processes: int, log: Path) -> dict[tuple[str
 def summarise(
     found: Mapping[tuple[str, str, int], Mapping[str, Any]], table: str, given: argparse.Namespace, budget: int
 ) -> dict[str, Any]:
-    """Return what is known of each strategy on a table."""
+    """Return the figures of each strategy on a table."""
     searches = {
         name: [
             PoolSearch(bests=found[table, name, pool]["bests"], expected=found[table, name, pool]["expected"])
@@ -216,7 +216,7 @@ def summarise(
 
 
 def shown(estimate: Estimate, unit: float = 1) -> list[float] | None:
-    """Return a figure and its interval for a table; None where some search came to no complete trial with a value."""
+    """Return a figure and its interval; None if some search has no complete trial with a value."""
     if math.isnan(estimate.value):
         return None
     return [round(unit * value, 3) for value in (estimate.value, estimate.low, estimate.high)]

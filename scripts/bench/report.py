@@ -1,11 +1,11 @@
-"""How long a report takes: of 1,000 and 10,000 trials, and pictures of what a network looked at.
+"""Measure how long a report takes with 1,000 and 10,000 trials, and how long class activation maps take.
 
     python scripts/bench/report.py                  both, a minute or two
     python scripts/bench/report.py --trials 500     the first part with this many trials, and ten times as many
 
-Processor time of this process, whole reports, without the weights of the winner: what grows with the trials. Then the
-class activation maps of 24 images by networks of several families, in passes: the time of classifying the same 24
-images. Writes report.json.
+The first part measures the processor time of whole reports without the winner's weights, which is the part that grows
+with the trials. The second part measures class activation maps of 24 images for several families, in units of the time
+of classifying the same 24 images (passes). Writes report.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.views.report import write_report
 
 MOST_TIMES = 12.0
-"""Upper bound of how many times as long ten times as many trials take."""
+"""Upper bound of the time with ten times as many trials / the time with the trials."""
 
 
 def main() -> None:
@@ -42,10 +42,10 @@ def main() -> None:
 
 
 def reports(trials: int, rounds: int) -> dict[str, Any]:
-    """Write the reports of two studies in turns."""
+    """Write the reports of two studies alternately."""
     with tempfile.TemporaryDirectory() as top:
         folders = {count: filled(Path(top) / str(count), count) for count in (trials, 10 * trials)}
-        # What is imported and looked for once, fonts among it, is not of one of them.
+        # Warm up: imports and the search for fonts happen only once.
         write_report(StudyFiles(folders[trials], "s"), Path(top) / "first.html")
         seconds: dict[int, list[float]] = {count: [] for count in folders}
         for _ in range(rounds):
@@ -63,13 +63,13 @@ def reports(trials: int, rounds: int) -> dict[str, Any]:
 
 
 FAMILIES = ("resnet", "vit", "efficientnet", "convnext", "densenet")
-"""Networks as their spaces first have them."""
+"""Networks are the first configurations of the shipped spaces."""
 
 MOST_PASSES, IMAGES = 10.0, 24
 
 
 def maps_of(family: str, side: int, rounds: int) -> dict[str, Any]:
-    """Time the maps of some images by a network, in passes: classifications of the same images."""
+    """Time the class activation maps of some images, in passes: classifications of the same images."""
     import torch
     from imgcls_search.data import InputShape
     from imgcls_search.jobs.class_maps import class_maps
@@ -107,7 +107,7 @@ def filled(folder: Path, trials: int) -> Path:
     like = simulation.attributes_like_the_record(folder, space)
     made = simulation.make_trials(space, trials)
     for trial in made:
-        # Scores that the settings explain, as importances are shown for no others.
+        # The report shows importances only for scores that the settings explain.
         rate = float(trial.candidate.params["optimizer.adamw.lr"])
         trial.epochs = simulation.curve(0.9 - 0.2 * (math.log10(rate) + 3) ** 2)
     simulation.fill(record.rows, record.study, made, like)  # type: ignore[arg-type]

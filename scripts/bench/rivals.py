@@ -1,4 +1,4 @@
-"""Who competes in photos.py: how each is started, what of its models is kept, and how a kept model is asked."""
+"""The tools that compete in photos.py: how each is started, which of its models are kept, and how they predict."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ END = "end"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one of them."""
+    """One run of one tool."""
 
     folder: Path
     minutes: float
     seed: int
     started_at: float
-    """By the clock."""
+    """Unix time."""
 
     def at(self, moment: float) -> Path:
-        """Return where the files of a moment are."""
+        """Return the folder with the files of a moment."""
         return self.folder / "moments" / f"{moment:g}"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all have in common."""
+    """Folders and files that all tools share."""
 
     work: Path
     environments: Path | None
-    """Where those are that some need for themselves."""
+    """Folder of the tools' separate environments."""
 
     @property
     def train(self) -> Path:
-        """The images that are not sealed."""
+        """The images that tools may use."""
         return self.work / "photos" / "train"
 
     @property
     def test(self) -> Path:
-        """The sealed ones."""
+        """The sealed test images."""
         return self.work / "photos" / "test"
 
     @property
     def weights(self) -> Path:
-        """ImageNet's, in timm's names."""
+        """ImageNet weights with timm's names."""
         return self.work / f"{NETWORK}.pt"
 
     @property
     def weights_folder(self) -> Path:
-        """The same as AutoGluon reads them."""
+        """The same weights in the form that AutoGluon reads."""
         return self.work / NETWORK
 
     def folder(self, cell: Mapping[str, Any]) -> Path:
-        """Return where a run works."""
+        """Return the folder of a run."""
         return self.work / "runs" / f"{cell['rival']}-{cell['minutes']:g}-{cell['cores']}-{cell['seed']}"
 
     def make_weights(self) -> None:
-        """Write the weights of the pip package in the forms that the others read."""
+        """Write the weights of the pip package in the forms that the tools read."""
         if (self.weights_folder / "config.json").exists():
             return
         import timm
@@ -83,7 +83,7 @@ class Bench:
         model.load_state_dict(in_timms_names(read_file(files[0]), model))
         self.weights_folder.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), self.weights)
-        # AutoGluon loads it into a network without a head, and timm refuses what has no place there.
+        # AutoGluon loads them into a network without a head, and timm refuses unexpected tensors.
         headless = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
         torch.save(headless, self.weights_folder / "pytorch_model.bin")
         about = {key: model.pretrained_cfg[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation")}
@@ -91,16 +91,16 @@ class Bench:
         (self.weights_folder / "config.json").write_text(json.dumps(config))
 
     def prepare(self, rival: Rival) -> None:
-        """Make the environment that somebody needs.
+        """Create the environment of a tool if it needs one.
 
         Raises:
-            LeftOutError: it cannot be made.
+            LeftOutError: it cannot be created.
         """
         rival.python(self)
 
 
 class Rival:
-    """One that trains by a script in recipes/, and keeps its best model in one file."""
+    """A tool that trains with a script in recipes/ and keeps its best model in one file."""
 
     def __init__(
         self,
@@ -111,25 +111,25 @@ class Rival:
         is_kept: bool = True,
         stated: Sequence[str] = ("timm", "torch"),
     ) -> None:
-        """`asked` is the script that predicts with its models, `best` their file, `stated` whose versions matter.
+        """`asked` is the script that predicts, `best` the model's file, `stated` packages whose versions are listed.
 
-        A model is not kept at moments where the script writes it at the end only.
+        With `is_kept=False`, the script writes the model only at the end, so none is kept at earlier moments.
         """
         self.script, self.asked = RECIPES / script, RECIPES / (asked or script)
         self.environment, self.ready, self.stated = environment, best, stated
         self.kept = (best,) if is_kept else ()
 
     ready: str
-    """Is there as soon as there is a model to use."""
+    """A file pattern that matches as soon as there is a usable model."""
 
     kept: tuple[str, ...]
-    """What is linked at each moment."""
+    """Patterns of the files that are linked at each moment."""
 
     environment: Environment | None
-    """Its own, where it cannot run in this one."""
+    """Its separate environment, if it cannot run in this one."""
 
     def python(self, bench: Bench) -> str:
-        """Return the interpreter, after making its environment."""
+        """Return its interpreter; create its environment first if needed."""
         return str(self.environment.python(bench.environments)) if self.environment else sys.executable
 
     def weights(self, bench: Bench) -> Path:
@@ -137,29 +137,29 @@ class Rival:
         return bench.weights
 
     def command(self, bench: Bench, run: Run) -> list[str]:
-        """Return what is run, in the folder of the run."""
+        """Return the command, to be started in the folder of the run."""
         options = {"--weights": self.weights(bench), "--minutes": run.minutes, "--seed": run.seed, "--out": "."}
         listed = [str(part) for option in options.items() for part in option]
         return [self.python(bench), str(self.script), str(bench.train), *listed]
 
     def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
-        """Return what is to be known of a run: the last line that it printed."""
+        """Return facts about a run: the last line that it printed, and versions."""
         lines = (run.folder / "log.txt").read_text().strip().splitlines()
         return {"last": lines[-1] if lines else "", "versions": self.versions(bench)}
 
     def versions(self, bench: Bench) -> dict[str, str]:
-        """Return the versions of what it is made of."""
+        """Return the versions of its packages."""
         if self.environment:
             return self.environment.versions(bench.environments, self.stated)
         return {name: metadata.version(name) for name in self.stated}
 
     def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
-        """Return the model of each moment that has one, by its path in the folder of the run."""
+        """Return the path of each moment's model, if it has one, relative to the folder of the run."""
         found = {f"{moment:g}": run.at(moment) / self.ready for moment in moments}
         return relative({**found, END: run.folder / self.ready}, run)
 
     def predict(self, bench: Bench, folder: Path, models: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        """Return for each moment the class of each test image."""
+        """Return the class of each test image by moment."""
         paths = list(dict.fromkeys(models.values()))
         command = [self.python(bench), str(self.asked), str(bench.test), "--predict", *paths]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -170,7 +170,7 @@ class Rival:
 
 
 class Auto(Rival):
-    """This program."""
+    """`imgcls-search auto`."""
 
     ready = "auto/model/bundle.json"
     kept = ("studies/*/checkpoints/trial-*.pt", "auto/model/*")
@@ -179,17 +179,17 @@ class Auto(Rival):
     stated = ("imgcls-search", "timm", "torch", "optuna")
 
     def __init__(self) -> None:
-        """Take no script: the program is installed."""
+        """Do nothing: `auto` needs no script, because the package is installed."""
 
     def command(self, bench: Bench, run: Run) -> list[str]:
-        """Return what is run, in the folder of the run."""
-        # Mirrored photos are photos; the recipes say so too.
+        """Return the command, to be started in the folder of the run."""
+        # Mirrored photos are still photos; the recipes flip them too.
         options = ["--flips", "horizontal", "--yes", "-o", "auto", "--set", f"study.seed={run.seed}"]
         program = [sys.executable, "-m", "imgcls_search", "auto"]
         return [*program, str(bench.train.parent), "--time", f"{60 * run.minutes:g}s", *options]
 
     def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
-        """Return what is to be known of a run."""
+        """Return facts about a run: its trials, its best configuration, and versions."""
         from imgcls_search.study.best import ranked
 
         record, ended = self._study(run)
@@ -202,7 +202,7 @@ class Auto(Rival):
         }
 
     def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
-        """Return the model of each moment: of the trial that was best then, or else the bundle that was there."""
+        """Return the model of each moment: that of the best trial so far, or the bundle that existed then."""
         from imgcls_search.study.best import ranked
 
         record, ended = self._study(run)
@@ -215,7 +215,7 @@ class Auto(Rival):
 
     @staticmethod
     def _study(run: Run) -> tuple[Any, dict[int, float]]:
-        """Return the record, and when complete trials ended, by the clock."""
+        """Return the record, and the Unix time at which each complete trial ended."""
         from imgcls_search.study.files import StudyFiles
         from imgcls_search.study.record import load
 
@@ -229,13 +229,13 @@ class Auto(Rival):
         return record, ended
 
     def predict(self, bench: Bench, folder: Path, models: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        """Return for each moment the class of each test image."""
+        """Return the class of each test image by moment."""
         by_path = {path: _ask(folder / path, bench) for path in dict.fromkeys(models.values())}
         return {moment: by_path[path] for moment, path in models.items()}
 
 
 def _ask(model: Path, bench: Bench) -> dict[str, str]:
-    """Return what a bundle or a trial's checkpoint says of the test images."""
+    """Return the predictions of a bundle or a trial's checkpoint for the test images."""
     from imgcls_search.config import Component
     from imgcls_search.deploy.bundle import read
     from imgcls_search.deploy.predict import Prediction, classify
@@ -255,12 +255,12 @@ class AutoGluon(Rival):
     """AutoGluon MultiModal."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """It writes many checkpoints."""
+        """Expect several checkpoints per run."""
         super().__init__(*args, **options)
         self.ready, self.kept = "model/*.ckpt", ("model/epoch*.ckpt",)
 
     def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
-        """Return what is to be known of a run."""
+        """Return facts about a run: versions."""
         return {"versions": self.versions(bench)}
 
     def weights(self, bench: Bench) -> Path:
@@ -268,7 +268,7 @@ class AutoGluon(Rival):
         return bench.weights_folder
 
     def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
-        """Return the model of each moment: its best checkpoint then, put where AutoGluon reads it."""
+        """Return the model of each moment: the newest checkpoint, moved to where AutoGluon reads it."""
         found = {}
         for moment in moments:
             linked = sorted(run.at(moment).glob("model/epoch*.ckpt"), key=lambda path: path.stat().st_mtime)
@@ -279,7 +279,7 @@ class AutoGluon(Rival):
 
 
 def relative(models: Mapping[str, Path], run: Run) -> dict[str, str]:
-    """Return the paths of those that are there, and delete all else that was linked."""
+    """Return the paths of existing models, and delete all other linked files."""
     found = {moment: path for moment, path in models.items() if path.exists()}
     for path in (run.folder / "moments").glob("**/*"):
         if path.is_file() and not any(path == kept or kept in path.parents for kept in found.values()):
@@ -288,7 +288,7 @@ def relative(models: Mapping[str, Path], run: Run) -> dict[str, str]:
 
 
 RECIPE = ("torch", "torchvision", "timm", "scikit-learn", "numpy", "pillow")
-"""What the careful recipe needs."""
+"""Packages of the careful recipe."""
 
 LITE0 = "EfficientNet-Lite0, ImageNet"
 
@@ -299,7 +299,7 @@ class Entry:
 
     label: str
     network: str
-    """And the weights that it starts from."""
+    """The network and the weights that it starts from."""
 
     rival: Rival
 

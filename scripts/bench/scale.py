@@ -1,13 +1,13 @@
-"""How many workers one writer keeps busy: a real search, record and screen on simulated workers, 10,000 trials.
+"""Measure how many workers one writer keeps busy: real search, record and screen with simulated workers, 10,000 trials.
 
-    python scripts/bench/scale.py                                     SQLite, some 20 minutes
+    python scripts/bench/scale.py                                     SQLite, about 20 minutes
     python scripts/bench/scale.py --storage postgresql://me@host/db   on a server
     python scripts/bench/scale.py --trials 500 --workers 64 --seconds 10 --strategies default
 
-Curves answer in place of trainings, on a clock that leaps over all waiting and counts all that the run process does: a
-worker whose trial has come to a rung is idle until the writer has heard of it, decided, drawn and handed it another.
-Epochs are reported while the next one trains. What no figure has in it: building models to weigh them, which a helper
-process does, and the network. Each row is one search; `events` are epochs and rungs. Writes scale.json.
+Synthetic curves replace the trainings, on a clock that skips all waiting and counts all work of the run process: a
+worker whose trial has reached a rung is idle until the writer has received this, decided, drawn and sent the next job.
+Epochs are reported while the next one trains. Two things are not measured: building models to count their sizes (which
+a helper process does) and the network. Each row is one search; `events` are epochs and rungs. Writes scale.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from imgcls_search.views.search_screen import SearchScreen
 from rich.console import Console
 
 MOST_IDLE = {(64, 10.0): 0.05}
-"""Upper bound of the share of the workers' time that is idle, by workers and seconds an epoch."""
+"""Upper bound of the idle share of the workers' time, by workers and seconds per epoch."""
 
 STRATEGIES = {
     "default": "",
@@ -58,14 +58,14 @@ training: {{epochs: 27, batch_size: {{choice: [32, 64, 128]}}}}
 
 
 class Rising:
-    """Accuracies that rise to a height that depends on the learning rate, and on chance."""
+    """Accuracies that rise to a level that depends on the learning rate and on chance."""
 
     def __init__(self, seconds: float) -> None:
-        """Epochs take `seconds`, from trial to trial up to a third less or more."""
+        """Store the mean seconds of an epoch; those of a trial are up to a third less or more."""
         self.seconds = seconds
 
     def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
-        """Return an epoch's metrics, as many as a training has."""
+        """Return the metrics of an epoch, as many as in a training."""
         chance = random.Random(config.digest())  # noqa: S311
         rate = config.section("optimizer")["adamw"]["lr"]
         top = 0.9 - 0.1 * (math.log10(rate) + 2.5) ** 2 + chance.gauss(0, 0.02)
@@ -86,20 +86,20 @@ class OnTheClock(ReplayExecutor):
         self.idle = self.trained = 0.0
 
     def start(self, job: Job) -> None:
-        """Take a job for the worker that has been idle for longest."""
+        """Start a job on the worker that has been idle the longest."""
         self._work()
         if self.freed:
             self.idle += self.now - self.freed.popleft()
         super().start(job)
 
     def next_event(self, timeout: float) -> Event | None:
-        """Return what is due by the time that the run process would wait until."""
+        """Return the next event if it happens within the timeout; otherwise advance the clock by the timeout."""
         self._work()
         came = self.now
         if not self.queue or self.queue[0][0] > came + timeout:
             self.now = came + timeout
             return None
-        # Events that happened while the run process worked keep their own time.
+        # An event that happened while the run process worked keeps its own time.
         event = super().next_event(timeout)
         due, self.now = self.now, max(came, self.now)
         self.events += 1
@@ -108,7 +108,7 @@ class OnTheClock(ReplayExecutor):
         return event
 
     def clock(self) -> float:
-        """Return the seconds of all that was done and waited for."""
+        """Return the seconds of all work and waiting so far."""
         self._work()
         return self.now
 
@@ -139,7 +139,7 @@ def main() -> None:
             for w in given.workers
             for t in given.seconds
         ]
-        # Each in a process of its own, whose memory is its own too.
+        # Run each search in a new process, so that memory is measured separately.
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             for arguments in each:
                 results["searches"].append(pool.apply(measure, arguments))
@@ -148,7 +148,7 @@ def main() -> None:
 def measure(strategy: str, workers: int, seconds: float, trials: int, storage: str | None) -> dict[str, Any]:
     """Run one search."""
     space = parse(SPACE.format(strategy=STRATEGIES[strategy], trials=trials), catalog(), source="scale")
-    # As the data would: nothing is decoded here.
+    # Normally the data fill these in, but nothing is decoded here.
     space = space.fill({"image.size": 8, "image.channels": 1})
     executor = OnTheClock(Rising(seconds), workers)
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +197,7 @@ def measure(strategy: str, workers: int, seconds: float, trials: int, storage: s
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has had, bytes."""
+    """Return the peak resident memory of this process, bytes."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
 

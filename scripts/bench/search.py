@@ -1,11 +1,12 @@
-"""Real searches on images: the default strategy against Optuna's, TPE with MedianPruner, at equal epochs.
+"""Compare real searches on images at equal epochs: the default strategy against Optuna's TPE with MedianPruner.
 
-    python scripts/bench/search.py --images cifar10-images              some two hours on two quiet cores
+    python scripts/bench/search.py --images cifar10-images              about two hours on two idle cores
     python scripts/bench/search.py --images cifar10-images --max-train 1000 --max-epochs 24 --seeds 1
 
-Runs spaces/cifar10.yaml, as `imgcls-search run` does, with each strategy and seed until `--max-epochs` are trained, and
-follows the best complete trial's validation accuracy over the epochs of all trials. Both begin with the space's start
-settings unless told otherwise, train through the same loop and have as many workers. Writes search.json and search.png.
+The script runs spaces/cifar10.yaml, like `imgcls-search run`, with each strategy and seed until `--max-epochs` epochs
+are trained. It records the best complete trial's validation accuracy over the epochs of all trials. Both strategies
+begin with the space's start settings (except with `--without-start`), and use the same training loop and the same
+number of workers. Writes search.json and search.png.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def search(folder: Path, name: str, seed: int, given: argparse.Namespace) -> tup
         "study.trials": "1000",
         "study.max_epochs": str(given.max_epochs),
         "study.pictures": "false",
-        # All searches are in one folder, and no seed may know the one before it.
+        # All searches are in one folder, and no search may learn from an earlier one.
         "study.learn_from": "none",
         "data.folder.max_train": str(given.max_train),
         **STRATEGIES[name],
@@ -100,7 +101,7 @@ def draw(found: dict[str, list[list[tuple[int, float]]]], budget: int, path: Pat
 
     figure, axis = pyplot.subplots(figsize=(6, 4))
     for (name, several), colour in zip(found.items(), ("tab:blue", "tab:orange"), strict=False):
-        # A search may end before a trial is complete.
+        # A search may end without a complete trial.
         for index, curve in enumerate(curve for curve in several if curve):
             xs, ys = zip(*curve, (budget, curve[-1][1]), strict=True)
             axis.step(xs, ys, where="post", color=colour, alpha=0.7, label=name if index == 0 else None)

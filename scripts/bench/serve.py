@@ -1,12 +1,13 @@
-"""Measure what a served model takes to answer: by itself, and asked by one client and by several at a time.
+"""Measure the response time of a served model: without a server, with one client, and with several clients at a time.
 
 python scripts/bench/serve.py model photos                        1 and 8 clients, 10 seconds each
 python scripts/bench/serve.py model photos --clients 1 4 16 --seconds 30
 
-MODEL is a folder that `imgcls-search export --bundle` wrote, PHOTOS a folder of images, which are sent as they are, one
-a request. `alone` is the same images decoded and classified one by one in this process, without HTTP, before and after
-the rest. A client sends its next request when it has its answer. Times are the clients', from the request to the whole
-answer; the server is the command itself, in a process of its own, on the same machine. Writes serve.json.
+MODEL is a folder that `imgcls-search export --bundle` wrote, PHOTOS a folder of images, whose files are sent unchanged,
+one per request. `alone` decodes and classifies the same images one by one in this process, without HTTP, before and
+after the other measurements. A client sends its next request when it has received its answer. Times are measured by the
+clients, from the request to the complete answer. The server is the command itself, in a separate process on the same
+machine. Writes serve.json.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MOST_IMAGES = 500
 
 
 def main() -> None:
-    """Measure, print and write it."""
+    """Measure, print and write the results."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("model", type=Path, help="a bundle")
     parser.add_argument("photos", type=Path, help="a folder of images")
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def alone(bundle: Bundle, files: list[Path], seconds: float) -> dict[str, float]:
-    """Return the milliseconds of single images in this process."""
+    """Return the time of single images in this process, ms."""
     found, ending = [], time.perf_counter() + seconds
     while time.perf_counter() < ending:
         began = time.perf_counter()
@@ -62,7 +63,7 @@ def alone(bundle: Bundle, files: list[Path], seconds: float) -> dict[str, float]
 
 
 def served(model: Path, files: list[Path], clients: list[int], seconds: float) -> list[dict[str, Any]]:
-    """Return what several numbers of clients see of a server."""
+    """Start a server and return the times for several numbers of clients."""
     images = [file.read_bytes() for file in files]
     command = [sys.executable, "-m", "imgcls_search", "serve", str(model), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -90,7 +91,7 @@ def _measure(address: str, images: list[bytes], clients: int, seconds: float) ->
 
 
 def _ask(address: str, images: list[bytes], seconds: float) -> list[float]:
-    """Return the milliseconds of one client's requests, at least one."""
+    """Return the times of one client's requests, at least one, ms."""
     connection = http.client.HTTPConnection(address, timeout=60)
     found: list[float] = []
     ending = time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""Studies filled with trials in seconds, and workers that only tell the time: for benchmarks, and for tests of load."""
+"""Fill studies with trials in seconds, and simulate workers: for benchmarks and load tests."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 Attributes = Callable[[Trial], Mapping[str, str]]
-"""What is kept beside a trial: names and JSON texts."""
+"""Returns the attributes to store with a trial: names and JSON texts."""
 
 EPOCHS = 10
 DIFFERENT = 2000
-"""Configurations, at most."""
+"""Largest number of different configurations."""
 
 SPACE = """
 study: {{trials: 100000, sampler: {sampler}, pruner: {{halving: {{min_epochs: 2, eta: 3}}}}}}
@@ -50,11 +50,11 @@ optimizer: {{adamw: {{lr: {{float: [1e-4, 1e-2], log: true}}, weight_decay: {{fl
 loss: {{cross_entropy: {{label_smoothing: {{float: [0.0, 0.2]}}}}}}
 training: {{epochs: {epochs}, batch_size: {{choice: [32, 64]}}}}
 """
-"""Ten parameters."""
+"""A space with ten parameters."""
 
 
 def curve(quality: float) -> list[dict[str, float]]:
-    """Return the metrics of a trial's epochs, as a worker reports them."""
+    """Return the metrics of a trial's epochs in the form in which a worker reports them."""
     return [
         {
             "epoch": epoch,
@@ -70,7 +70,7 @@ def curve(quality: float) -> list[dict[str, float]]:
 
 
 def make_trials(space: Space, count: int) -> list[Trial]:
-    """Return complete trials of random configurations, which come again after a while: to draw one takes 1 ms."""
+    """Return complete trials of random configurations; these repeat, because drawing one takes 1 ms."""
     view = View(space, [], [], seed=1)
     candidates = [draw_random(view, number, 0) for number in range(min(count, DIFFERENT))]
     quality = random.Random(0)  # noqa: S311
@@ -93,9 +93,9 @@ def make_trials(space: Space, count: int) -> list[Trial]:
 
 
 def fill(storage: RDBStorage | Rows, study: optuna.Study, trials: Sequence[Trial], attributes: Attributes) -> None:
-    """Insert trials behind those of a study that is alone in its database, as rows of Optuna's tables.
+    """Append trials to the only study of a database by inserting rows into Optuna's tables.
 
-    Through `add_trials` 10,000 take minutes.
+    With `add_trials`, 10,000 trials would take minutes.
     """
     now = datetime.now(timezone.utc).replace(tzinfo=None)
     there = len(study.get_trials(deepcopy=False))
@@ -143,7 +143,7 @@ def fill(storage: RDBStorage | Rows, study: optuna.Study, trials: Sequence[Trial
 
 
 def attributes_like_the_record(folder: Path, space: Space) -> Attributes:
-    """Write one trial through the record, and return what makes the same attributes for another trial."""
+    """Write one trial with the record, and return a function that makes the same attributes for other trials."""
     record = new_record(folder, space, "template")
     (trial,) = make_trials(space, 1)
     epochs, values = trial.epochs, trial.values
@@ -163,14 +163,14 @@ def attributes_like_the_record(folder: Path, space: Space) -> Attributes:
 
 
 def new_record(folder: Path, space: Space, name: str) -> Record:
-    """Return an empty study of ours."""
+    """Create an empty study."""
     files = StudyFiles(folder, name)
     files.make()
     return records.create(files, space.objectives, {"space": records.to_json(space.document)})
 
 
 class Simulated:
-    """An executor whose trials take seconds of a clock that jumps over all waiting."""
+    """An executor with simulated trials and a clock that skips all waiting."""
 
     def __init__(self, workers: int, seconds: float, epochs: int) -> None:
         self.workers, self.epoch_seconds = workers, seconds / epochs
@@ -184,7 +184,7 @@ class Simulated:
         return self.workers - len(self.busy)
 
     def start(self, job: Job) -> None:
-        """Lay out what will happen to a trial."""
+        """Schedule the events of a trial."""
         self.busy[job.trial] = True
         now = self.clock()
         history = curve(1 / (1 + job.seed % 7))[: job.from_epoch]
@@ -197,7 +197,7 @@ class Simulated:
         self._later(now, MilestoneReached(trial=job.trial))
 
     def next_event(self, timeout: float) -> Event | None:
-        """Return the next event; wait for it by moving the clock."""
+        """Return the next event; advance the clock instead of waiting."""
         now = self.clock()
         if not self.coming or self.coming[0][0] > now + timeout:
             self.skipped += timeout
@@ -215,11 +215,11 @@ class Simulated:
         self._later(self.clock(), Stopped(trial=trial))
 
     def kill(self, trial: int, reason: str) -> None:
-        """Never needed: simulated epochs do not hang."""
+        """Raise an error: simulated epochs do not hang, so no trial needs to be killed."""
         raise NotImplementedError
 
     def clock(self) -> float:
-        """Return real time and what was skipped."""
+        """Return real time plus the skipped time."""
         return time.perf_counter() + self.skipped
 
     def close(self) -> None:
@@ -230,7 +230,7 @@ class Simulated:
 
 
 class Nobody:
-    """A watcher who does not look."""
+    """A watcher that does nothing."""
 
     def say(self, text: str) -> None:
         """Do nothing."""

@@ -1,11 +1,12 @@
-"""Measure the time from the command to the first finished epoch, beside the bare imports plus that epoch, in turns.
+"""Compare the time from the command to the first finished epoch with the bare imports plus that epoch, alternating.
 
 python scripts/bench/start.py                   about two minutes on two cores
 python scripts/bench/start.py --rounds 3 --space spaces/cifar10.yaml --data folder:cifar10-images
 
-The command is `imgcls-search run`, every time in an empty folder, so that it also decodes the images; the epoch counts
-as finished when it stands in the study's database. The bare imports are one `python -c "import ..."` of what any such
-program needs, from start to exit; the epoch's seconds are those that the command recorded. Writes start.json.
+The command is `imgcls-search run`, always in an empty folder, so that it also decodes the images. The epoch counts as
+finished when it is in the study's database. The bare imports are one `python -c "import ..."` of the libraries that any
+program of this kind needs, from start to exit. The epoch's seconds are those that the command recorded. Writes
+start.json.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ SPACE = Path(__file__).parents[2] / "spaces" / "vit.yaml"
 IMPORTS = "import torch, torchvision, optuna, sklearn.metrics"
 MOST = 1.3
 PATIENCE = 300.0
-"""Seconds until the first epoch, after which something is wrong."""
+"""Timeout for the first epoch, seconds."""
 
 
 def main() -> None:
-    """Measure in turns, print it and write it."""
+    """Measure alternately, print and write the results."""
     arguments = _arguments()
     with frame.results("start", arguments.out) as results:
         results["space"] = arguments.space.name
         commands, bares, epochs = [], [], []
-        # The first turn fills the system's cache of files.
+        # The first turn is a warm-up: it fills the system's file cache.
         for turn in range(arguments.rounds + 1):
             imports = bare_imports()
             seconds, epoch = first_epoch(arguments.space, arguments.data)
@@ -77,7 +78,7 @@ def bare_imports() -> float:
 
 
 def first_epoch(space: Path, data: str | None) -> tuple[float, float]:
-    """Return the seconds until the first epoch is recorded, and that epoch's own."""
+    """Return the seconds until the first epoch is recorded, and the seconds of that epoch."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -101,13 +102,13 @@ def first_epoch(space: Path, data: str | None) -> tuple[float, float]:
                 time.sleep(0.02)
             return time.perf_counter() - started, epoch
         finally:
-            # One SIGTERM saves and stops; nobody needs what is saved, but the folder must be free of writers.
+            # One SIGTERM saves and stops. The saved files are not needed, but nothing may write into the folder later.
             process.terminate()
             process.communicate()
 
 
 def recorded_epoch(database: Path) -> float | None:
-    """Return the seconds of the first epoch in a study's database, if there is one."""
+    """Return the seconds of the first epoch in a study's database, None if there is no epoch yet."""
     if not database.exists():
         return None
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:

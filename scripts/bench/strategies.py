@@ -1,21 +1,21 @@
-"""Search strategies on recorded learning curves (LCBench), through the run loop of a real search.
+"""Compare search strategies on learning curves (LCBench), with the run loop of a real search.
 
     python scripts/bench/strategies.py --lcbench data/lcbench                  # the 17 tasks for development
     python scripts/bench/strategies.py --lcbench data/lcbench --tasks held-out --seeds 12 --processes 2
     python scripts/bench/strategies.py --lcbench data/lcbench --tasks 3945 --seeds 2 --methods default tpe+median
-    python scripts/bench/strategies.py --lcbench data/lcbench --epochs 8 --trainings 12    # short trainings, few
+    python scripts/bench/strategies.py --lcbench data/lcbench --epochs 8 --trainings 12    # few short trainings
     python scripts/bench/strategies.py --lcbench data/lcbench --methods "after 4" --judge "after 4"    # earlier studies
 
-The folder holds `model.onnx` and `encoding.json` of the surrogate of LCBench (YAHPO Gym, slds-lmu/yahpo_data). The
-budget is 20 full trainings of 52 epochs, counted in epochs (`--epochs 8`: the same trainings, reported in 8 steps); the
-score of a method is the mean over seeds of the best FULLY trained validation accuracy, its speed how many times fewer
-epochs it takes to the mean that random search has after all of them, whose expectation is exact for 2,000 random
-trainings. Writes a table, `strategies.json` and the picture
-`strategies.png`. Needs onnxruntime, and matplotlib for the picture.
+The folder contains `model.onnx` and `encoding.json` of the LCBench surrogate (YAHPO Gym, slds-lmu/yahpo_data). The
+budget is 20 full trainings of 52 epochs, counted in epochs (`--epochs 8`: the same trainings, reported in 8 steps). The
+score of a method is the best validation accuracy of a FULLY trained trial, averaged over seeds. Its speed is how many
+times fewer epochs it needs than random search to reach random search's final mean, whose expectation is exact for 2,000
+random trainings. Writes a table, `strategies.json` and the picture `strategies.png`. Needs onnxruntime, and matplotlib
+for the picture.
 
-`after 4` is the default with four earlier studies, each of 50 random trials under `asha` of another task for
-development, chosen by the seed; `half misleading`: half of them have their accuracies turned around. The other methods
-learn from no earlier study.
+`after 4` is the default with four earlier studies. Each has 50 random trials under `asha` on another development task,
+chosen by the seed. `half misleading` means that half of these studies have inverted accuracies. The other methods learn
+from no earlier study.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from imgcls_search.space import parse
 from imgcls_search.strategy.earlier import EarlierStudy, EarlierTrial
 
 EPOCHS = 52
-"""Of a training that the surrogate knows."""
+"""Epochs of a full training in the surrogate."""
 
 DEVELOPMENT = [
     "3945",
@@ -111,19 +111,19 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "after 4, half misleading": ("auto", "asha"),
     "after 16, half misleading": ("auto", "asha"),
 }
-"""Sampler and pruner; `median` decides as Optuna's MedianPruner() as shipped, which the tests hold it to."""
+"""Sampler and pruner; `median` decides like Optuna's `MedianPruner()` with its defaults, as the tests check."""
 
 GOAL_POOL = 2000
-"""Random full trainings of a task from which random search's end is computed: a dozen runs of it tell too little."""
+"""Random full trainings per task from which the result of random search is computed; a dozen runs are too noisy."""
 
 EARLIER_TRIALS = 50
-"""Of each earlier study."""
+"""Trials of each earlier study."""
 
 REPEATS = 3
-"""Earlier studies of each task that seeds choose from."""
+"""Number of different earlier studies per task; the seed chooses one."""
 
 JUDGED = "default"
-"""What is judged unless another method is named."""
+"""The method that is judged by default."""
 
 
 def earlier_of(method: str) -> tuple[int, int]:
@@ -136,10 +136,10 @@ def earlier_of(method: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend."""
+    """The budget of a search."""
 
     epochs: int
-    """In which a full training is reported."""
+    """Number of epochs in which a full training is reported."""
 
     trainings: int
 
@@ -150,7 +150,7 @@ class Budget:
 
 
 class Curves:
-    """One task of the surrogate, all epochs of a configuration requested at once."""
+    """The curves of one task; the surrogate computes all epochs of a configuration at once."""
 
     def __init__(self, folder: Path, task: str, epochs: int) -> None:
         self.epochs = epochs
@@ -164,13 +164,13 @@ class Curves:
         return {"accuracy": self.curve(config)[round(epoch * EPOCHS / self.epochs) - 1]}
 
     def curve(self, config: TrialConfig) -> list[float]:
-        """Return all epochs that the surrogate knows."""
+        """Return the accuracies of all epochs in the surrogate."""
         if config not in self.known:
             self.known[config] = self._ask(config, range(1, EPOCHS + 1))
         return self.known[config]
 
     def last(self, config: TrialConfig) -> float:
-        """Return the last epoch alone."""
+        """Return the accuracy of the last epoch."""
         return self._ask(config, [EPOCHS])[0]
 
     def _ask(self, config: TrialConfig, epochs: Sequence[int]) -> list[float]:
@@ -182,19 +182,19 @@ class Curves:
 
 
 class TurnedAround:
-    """Curves whose best is their worst."""
+    """Inverted curves: the best configuration is the worst."""
 
     def __init__(self, curves: Curves) -> None:
         self.curves = curves
 
     def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
-        """Return what is missing to an accuracy of 1."""
+        """Return 1 minus the accuracy."""
         return {"accuracy": 1 - self.curves.at(config, epoch)["accuracy"]}
 
 
 @cache
 def earlier_study(folder: Path, task: str, epochs: int, repeat: int, misleads: bool) -> EarlierStudy:
-    """Return what random trials under `asha` showed of a task."""
+    """Return a study of random trials under `asha` on a task."""
     curves = Curves(folder, task, epochs)
     study = f"study: {{name: earlier, sampler: random, seed: {1000 + repeat}, trials: {EARLIER_TRIALS}, pruner: asha}}"
     space = parse(f"{study}\n{SPACE % epochs}", table_catalog(), source=task)
@@ -208,7 +208,7 @@ def earlier_study(folder: Path, task: str, epochs: int, repeat: int, misleads: b
 
 
 def earlier_studies(folder: Path, task: str, epochs: int, method: str, seed: int) -> list[EarlierStudy]:
-    """Return those that a method learns from: of other tasks for development, chosen by the seed."""
+    """Return the studies that a method learns from: of other development tasks, chosen by the seed."""
     count, misleading = earlier_of(method)
     known = json.loads((folder / "encoding.json").read_text())
     known = known.get("OpenML_task_id", known)
@@ -253,7 +253,7 @@ def run_one(asked: tuple[Path, Budget, str, str, int]) -> dict[str, Any]:
     space = parse(f"{study}{'none' if screened else pruner}}}\n{SPACE % given.epochs}", table_catalog(), source=method)
     began = time.process_time()
     if screened:
-        # As many configurations as half of the budget screens; then the best of them are trained, one after another.
+        # Half of the budget screens configurations; then the best of them are trained one after another.
         space = replace(space, study={**space.study, "trials": budget // 2 // screened, "max_epochs": None})
         bests, trials = top_k(space, curves, screened, budget), budget // 2 // screened
     else:
@@ -264,7 +264,7 @@ def run_one(asked: tuple[Path, Budget, str, str, int]) -> dict[str, Any]:
 
 
 def top_k(space: Any, curves: Curves, screened: int, budget: int) -> list[tuple[int, float]]:
-    """Return the best-so-far of the plain habit: look at everything for a few epochs, then train the best."""
+    """Return the best-so-far of a common manual strategy: train everything for a few epochs, then finish the best."""
     from imgcls_search.strategy.draws import draw_random
     from imgcls_search.strategy.view import View
 
@@ -282,7 +282,7 @@ def top_k(space: Any, curves: Curves, screened: int, budget: int) -> list[tuple[
 
 
 def curve_of(bests: Sequence[tuple[int, float]], budget: int) -> list[float]:
-    """Return the best value after each number of epochs, NaN before the first."""
+    """Return the best value after each number of epochs, NaN before the first value."""
     found = np.full(budget + 1, np.nan)
     for spent, value in bests:
         found[spent:] = value
@@ -298,7 +298,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return for each method and task the final mean, its standard error and the speed-up over random search.
 
-    `goals` are what random search is expected to find with the budget.
+    `goals` are the expected results of random search with the budget.
     """
     curves = {
         (method, task): np.array(
@@ -319,7 +319,7 @@ def summarise(
 
 
 def verdicts(found: Mapping[str, Any], tasks: Sequence[str], judged: str = JUDGED) -> dict[str, Any]:
-    """Return the figures that the project asks for."""
+    """Return the figures of the judged method that the project has goals for."""
     ours = found[judged]
     speeds = [ours[task]["speed"] for task in tasks]
     answer: dict[str, Any] = {"median_speed": median(speeds), "worst_speed": min(speeds)}
@@ -334,12 +334,12 @@ def verdicts(found: Mapping[str, Any], tasks: Sequence[str], judged: str = JUDGE
 
 
 def is_worse(ours: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    """Tell whether a mean is below another beyond two standard errors of their difference."""
+    """Return whether a mean is below another one by more than two standard errors of their difference."""
     return ours["mean"] < other["mean"] - 2 * (ours["error"] ** 2 + other["error"] ** 2) ** 0.5
 
 
 def show(found: Mapping[str, Any], tasks: Sequence[str]) -> None:
-    """Print the table: accuracy after the budget and, in brackets, the speed-up."""
+    """Print the table: accuracy after the budget and, in parentheses, the speed-up."""
     print("task".ljust(16) + "".join(name.rjust(18) for name in found))
     for task in tasks:
         cells = (f"{found[m][task]['mean']:.4f} ({found[m][task]['speed']:.1f}x)" for m in found)
@@ -352,7 +352,7 @@ def show(found: Mapping[str, Any], tasks: Sequence[str]) -> None:
 def draw(
     results: Sequence[Mapping[str, Any]], tasks: Sequence[str], methods: Sequence[str], budget: int, path: Path
 ) -> None:
-    """Draw best-so-far against epochs, one panel a task."""
+    """Draw the best value so far against epochs, one panel per task."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -380,11 +380,11 @@ def _is(result: Mapping[str, Any], task: str, method: str) -> bool:
 
 
 def collect(asked: Sequence[tuple[Path, Budget, str, str, int]], processes: int, log: Path) -> list[dict[str, Any]]:
-    """Run everything that the log does not hold yet; each answer is added to it, so that a stopped run can resume."""
+    """Run everything that is not in the log yet and append each result, so that a stopped run can resume."""
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     keys = {(r["task"], r["method"], r["seed"]) for r in done}
     left = [each for each in asked if each[2:] not in keys]
-    # A dead process ends this pool with an error; multiprocessing.Pool would wait for its answer for ever.
+    # If a process dies, this pool ends with an error; multiprocessing.Pool would wait forever.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool, log.open("a") as file:
         for ended in as_completed([pool.submit(run_one, each) for each in left]):
             result = ended.result()

@@ -1,13 +1,13 @@
-"""How many wrong labels `inspect` finds: some are swapped at random, and the first suspects are looked through.
+"""Measure how many wrong labels `inspect` finds: swap some at random, and count how many are among the first suspects.
 
     python scripts/bench/suspects.py --images photos
     python scripts/bench/suspects.py --images photos --seeds 1 --models network
     python scripts/bench/suspects.py --images photos --share 0.1 --epochs 10
     python scripts/bench/suspects.py --images photos --backbone '{resnet: {depth: 18, weights: imagenet}}'
 
-As many suspects as labels were swapped are looked at; fewer where fewer are named. A list in random order finds the
-share that was swapped. All images are judged, as with --judge-test, so that all that is swapped can be found. Labels
-that were wrong before count as found by mistake.
+The number of suspects that are checked equals the number of swapped labels, or is smaller if `inspect` names fewer. In
+a list in random order, the share of swapped labels would be `--share`. All images are judged, as with --judge-test, so
+that all swapped labels can be found. Labels that were already wrong count as false suspects.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from imgcls_search.jobs.inspect.inspection import Wanted, inspect_images, take_i
 from imgcls_search.jobs.inspect.quick_model import MODELS
 
 TIMES_RANDOM = 8.0
-"""What the first suspects must find, against a list in random order."""
+"""Lower bound of the precision of the first suspects / that of a list in random order."""
 
 
 def main() -> None:
-    """Swap labels by several seeds, inspect, count."""
+    """Swap labels with several seeds, inspect, and count."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="a folder with a subfolder for each class")
     parser.add_argument("--share", type=float, default=0.05, help="share of the labels to swap; default: 0.05")
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def measure(images: Inventory, share: float, wanted: Wanted, backbone: Any = None) -> dict[str, Any]:
-    """Return what the first suspects find of labels that were swapped by a seed."""
+    """Swap labels and return how many of them are among the first suspects."""
     swapped, labels = swap(images.labels, len(images.classes), share, wanted.seed)
     started, used = time.perf_counter(), time.process_time()
     judge = None if backbone is None else judging_by_backbone(backbone, seed=wanted.seed)
@@ -92,7 +92,7 @@ def measure(images: Inventory, share: float, wanted: Wanted, backbone: Any = Non
 
 
 def swap(labels: np.ndarray[Any, Any], classes: int, share: float, seed: int) -> tuple[Any, Any]:
-    """Return which labels were swapped for a random other one, and all labels afterwards."""
+    """Replace some labels by a random other one; return their positions and all labels afterwards."""
     random = np.random.default_rng(seed)
     count = round(share * len(labels))
     swapped = random.choice(len(labels), count, replace=False)

@@ -1,10 +1,10 @@
-"""Measure how fast images are trained on by the whole machine, in four ways taken in turns within one run:
+"""Measure training throughput (images per second) of the whole machine in four ways, alternating within one run:
 
-ours    worker processes with one thread each, training as a search trains them
+ours    worker processes with one thread each, training as in a search
 habit   what most people write, the reference: ImageFolder, PIL transforms image by image, a DataLoader of two
         processes, torch's defaults
-each    the same habit by somebody who has packed it: a process a worker, with one thread and one loader each
-bare    the same model and optimizer on ready tensors in memory and nothing else, as many processes as ours: the ceiling
+each    the same code, packed: one process per worker, with one thread and one loader each
+bare    the same model and optimizer on ready tensors in memory and nothing else, as many processes as ours: upper limit
 
 python scripts/bench/throughput.py --images cifar10-images            about eight minutes on two cores
 python scripts/bench/throughput.py --images cifar10-images --models resnet8 --policy none rand trivial
@@ -49,23 +49,23 @@ from torchvision.datasets import ImageFolder
 
 BATCH = 128
 BARE_IMAGES = 10_000
-"""Images that the bare loop keeps as floats, 12 KB each."""
+"""Images that the bare loop keeps in memory as floats, 12 KB each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model that is measured."""
+    """A model to measure."""
 
     model: str
     optimizer: str
     memory_format: torch.memory_format
-    """What the bare loop holds its tensors in: the faster one on a CPU."""
+    """Memory format of the bare loop's tensors: the faster one on a CPU."""
 
     over_habit: float
     """Lower bound of ours / habit."""
 
     over_bare: Mapping[str, float]
-    """Lower bounds of ours / bare, without a policy and with any."""
+    """Lower bounds of ours / bare, without and with an augmentation policy."""
 
 
 MODELS = {
@@ -91,12 +91,12 @@ MODELS = {
         over_bare={},
     ),
 }
-"""No weight decay: it is applied to other parameters by us than by habit, which an accuracy should not depend on."""
+"""No weight decay: ours and habit apply it to different parameters, which should not affect the accuracies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What a process needs to know to train in any of the three ways."""
+    """Everything that a process needs to train in any of the ways."""
 
     config: dict[str, Any]
     data: dict[str, Any]
@@ -114,11 +114,11 @@ class Case:
 
     @property
     def trial(self) -> TrialConfig:
-        """The configuration as a search would have sampled it."""
+        """The configuration in the form in which a search samples it."""
         return TrialConfig.from_dict(self.config)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return what a plain script would write for the configuration's optimizer."""
+        """Return the configuration's optimizer as a plain script would build it."""
         component = self.trial.component("optimizer")
         if component.name == "sgd":
             return torch.optim.SGD(model.parameters(), lr=component.args["lr"], momentum=0.9, nesterov=True)
@@ -172,13 +172,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    # Where the images lie is nobody's business, and is no condition.
+    # The path of the images is private and does not affect the results.
     hidden = ("images", "out")
     return {name: value for name, value in vars(arguments).items() if name not in hidden} | {"batch": BATCH}
 
 
 def make_images(root: Path, each: int = 150) -> Path:
-    """Write a tree of random JPEG files, 10 classes, with the smoothness and so the file size of photographs."""
+    """Write random JPEG files of 10 classes that are as smooth as photographs and so have a similar file size."""
     print("no --images given: training on random ones in a temporary folder")
     random = np.random.default_rng(0)
     for split, count in (("train", each), ("test", 2)):
@@ -217,7 +217,7 @@ def make_case(
 
 
 class Window:
-    """Counts the images of a stretch of time that begins at once in all processes, after each has warmed up."""
+    """Counts images in a period that starts in all processes at the same time, after each has warmed up."""
 
     def __init__(self, barrier: Barrier, seconds: float, device: str) -> None:
         self.barrier, self.seconds, self.device = barrier, seconds, device
@@ -227,10 +227,10 @@ class Window:
         self.rate = 0.0
 
     def step(self, images: int) -> bool:
-        """Take note of a finished step; True when the time is over."""
+        """Record a finished step; return True when the time is over."""
         if self.started is None:
             self.steps += 1
-            # Six batches are more than two loaders have ready when the window opens.
+            # Six batches are more than two loaders can have prefetched when the window opens.
             if self.steps >= 6 and time.perf_counter() - self.opened > min(1.5, self.seconds):
                 self._wait_for_device()
                 self.barrier.wait(timeout=300)
@@ -252,7 +252,7 @@ Work = Callable[[Window], None]
 
 
 def ours(case: Case) -> Work:
-    """Train as a worker of a search does."""
+    """Train like a worker of a search."""
     settle_in(case.device)
     session = pipeline.new_session(case.trial, case.prepared, seed=0, device=case.device)
     images, _ = image_sets.image_sets(case.prepared, "train", case.device)
@@ -263,7 +263,7 @@ def ours(case: Case) -> Work:
             begun = False
 
             def after_step() -> bool:
-                # Asked before every step: all but the first question follow one.
+                # Called before every step: all calls but the first follow a step.
                 nonlocal begun
                 before, begun = begun, True
                 return before and window.step(each)  # type: ignore[arg-type]
@@ -279,18 +279,18 @@ def ours(case: Case) -> Work:
 
 
 def habit(case: Case) -> Work:
-    """Train as people write it, everything at its defaults, two loaders."""
+    """Train with a typical script, everything at its defaults, two loaders."""
     return _habit(case, loaders=2)
 
 
 def habit_each(case: Case) -> Work:
-    """Train as people write it, one thread and one loader for each of several processes."""
+    """Train with a typical script in each of several processes, with one thread and one loader each."""
     torch.set_num_threads(1)
     return _habit(case, loaders=1)
 
 
 def _habit(case: Case, loaders: int) -> Work:
-    # A script's DataLoader forks on Linux; a process that was itself started otherwise would pass on its own way.
+    # In a script, a DataLoader forks on Linux; here it would inherit the start method of this process.
     if "fork" in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("fork", force=True)
     images = ImageFolder(case.root, habit_transform(case))
@@ -316,7 +316,7 @@ def _habit(case: Case, loaders: int) -> Work:
 
 
 def habit_transform(case: Case) -> Callable[[Image.Image], torch.Tensor]:
-    """Return the transforms of one image that the configuration's augmentation amounts to."""
+    """Return the transforms of one image that are equivalent to the configuration's augmentation."""
     policies = {"none": [], "rand": [transforms.RandAugment()], "trivial": [transforms.TrivialAugmentWide()]}
     composed: Callable[[Image.Image], torch.Tensor] = transforms.Compose(
         [
@@ -331,7 +331,7 @@ def habit_transform(case: Case) -> Callable[[Image.Image], torch.Tensor]:
 
 
 def bare(case: Case) -> Work:
-    """Train on ready batches: no order, no images, no augmentation, no normalisation."""
+    """Train on ready batches: no shuffling, decoding, augmentation or normalisation."""
     if case.device == "cpu":
         torch.set_num_threads(1)
     session = pipeline.new_session(case.trial, case.prepared, seed=0, device=case.device)
@@ -376,10 +376,10 @@ CONTENDERS: Mapping[str, Callable[[Case], Work]] = {
 
 
 class Group:
-    """The processes that train together in one of the ways."""
+    """The processes that train at the same time in one of the ways."""
 
     def __init__(self, contender: str, case: Case, count: int) -> None:
-        # Like a search's workers: one process imports torch, the others are forked off it before it computed anything.
+        # Like a search's workers: one process imports torch, and the others are forked from it.
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
             context.set_forkserver_preload(["imgcls_search.executors.warm"])
@@ -387,7 +387,7 @@ class Group:
         self.connections, self.processes = [], []
         for _ in range(count):
             mine, its = context.Pipe()
-            # Not a daemon: those may not start the loaders of a DataLoader.
+            # Not a daemon, because daemons cannot start the processes of a DataLoader.
             process = context.Process(target=_serve, args=(its, barrier, contender, case))
             process.start()
             its.close()
@@ -400,13 +400,13 @@ class Group:
         return sum(self.ask(seconds))
 
     def ask(self, question: Any) -> list[Any]:
-        """Put a question to all at once and return their answers."""
+        """Send a question to all processes and return their answers."""
         for connection in self.connections:
             connection.send(question)
         return self.answers()
 
     def answers(self) -> list[Any]:
-        """Wait for an answer from each."""
+        """Wait for an answer from each process."""
         return [connection.recv() for connection in self.connections]
 
     def close(self) -> None:
@@ -440,12 +440,12 @@ def _serve(connection: Connection, barrier: Barrier, contender: str, case: Case)
 
 
 def measure_case(case: Case, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the ways in turns and compare them."""
+    """Measure the ways alternately and compare them."""
     counts = {"ours": arguments.workers, "habit": 1, "each": arguments.workers, "bare": arguments.workers}
     groups = {contender: Group(contender, case, count) for contender, count in counts.items()}
     rates: dict[str, list[float]] = {contender: [] for contender in groups}
     for turn in range(arguments.rounds):
-        # Another one begins each time, so that nobody is always measured after the same neighbour.
+        # Rotate the order of the ways, so that a different one begins each round.
         order = [*groups][turn % len(groups) :] + [*groups][: turn % len(groups)]
         for contender in order:
             rates[contender].append(groups[contender].measure(arguments.seconds))
@@ -493,9 +493,9 @@ def _show(rates: Sequence[float]) -> str:
 
 
 def measure_memory(case: Case, workers: int) -> dict[str, Any]:
-    """Measure what the mapped images take in all workers together, each having read every image."""
+    """Measure the memory of the mapped images in all workers together, after each has read every image."""
     group = Group("ours", case, workers)
-    # A page that two hold counts half for each: all must have read before one is asked.
+    # A page that two processes map counts half for each, so all must have read it before the measurement.
     group.ask("read")
     found = group.ask("memory")
     group.close()
@@ -515,7 +515,7 @@ def measure_memory(case: Case, workers: int) -> dict[str, Any]:
 
 
 def _memory(case: Case) -> dict[str, int]:
-    """Return this process's proportional share, bytes, of the images and of everything."""
+    """Return this process's proportional set size (PSS), bytes, of the images and of everything."""
     mapped = 0
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -528,7 +528,7 @@ def _memory(case: Case) -> dict[str, int]:
 
 
 def compare_accuracy(case: Case, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train with several seeds as we do and as habit does, with equal images and settings, and compare accuracies."""
+    """Train ours and habit with several seeds on the same images with the same settings, and compare accuracies."""
     trainings = {"ours": accuracy_of_ours, "habit": accuracy_of_habit}
     found: dict[str, list[float]] = {way: [] for way in trainings}
     for seed in range(arguments.seeds):
@@ -590,9 +590,9 @@ def accuracy_of_habit(case: Case, seed: int) -> float:
 
 
 def _subset(case: Case, split: Any, transform: Callable[[Image.Image], torch.Tensor]) -> Dataset[Any]:
-    """Return the images of our split, read by ImageFolder."""
+    """Return the images of our split, read with ImageFolder."""
     images = ImageFolder(case.root, transform)
-    # The last two parts of a name are class and file, whether the tree has splits or not.
+    # The last two parts of a path are class and file, whether the tree has splits or not.
     number = {"/".join(Path(path).parts[-2:]): index for index, (path, _) in enumerate(images.samples)}
     return Subset(images, [number["/".join(name.split("/")[-2:])] for name in load(case.prepared, split).names])
 

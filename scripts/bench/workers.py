@@ -1,12 +1,12 @@
-"""Measure trials per hour with 1, 2 and 4 workers on one device, taking turns within one run.
+"""Measure trials per hour with 1, 2 and 4 workers on one device, alternating within one run.
 
 python scripts/bench/workers.py --images cifar10-images --device cuda      one GPU
 python scripts/bench/workers.py --workers 1 2 --device cpu                 scikit-learn's digits
 
-A search is `imgcls-search run` in a process of its own, from its start to its end: random draws of ResNets around
-ResNet-8 of width 16, no pruning, no pictures. The rate counts from the first trial's start to the last one's end, so
-that the imports of Python, which a long search pays once, do not hide what packing brings; the seconds of the whole
-command stand beside it. Writes workers.json.
+A search is a complete `imgcls-search run` in a separate process: random draws of ResNets around ResNet-8 of width 16,
+no pruning, no pictures. The rate is measured from the first trial's start to the last one's end, so that imports, which
+a long search does only once, do not hide the benefit of several workers; the seconds of the whole command are also
+reported. Writes workers.json.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ training: {{epochs: {arguments.epochs}, batch_size: 128, device: {arguments.devi
 
 
 def _search(space: Path, folder: str, workers: int) -> tuple[float, float]:
-    """Return trials an hour, and the seconds of the whole command; decoded images are kept from search to search."""
+    """Return trials per hour and the seconds of the whole command; all searches share the decoded images."""
     studies = space.parent / "studies"
     command = [sys.executable, "-m", "imgcls_search", "run", str(space), "--name", folder, "--workers", str(workers)]
     started = time.perf_counter()

@@ -1,20 +1,20 @@
-"""What the pages of the documentation hold for a test: their blocks of code, and how to run them.
+"""Read the code blocks of the documentation's pages, and how tests run them.
 
-Every page below docs/, and README.md, is found by itself. Lines of a block of shell that begin with `imgcls-search`
-are run in their order, in a folder of the page's own that has `photos/` (classes cat, dog and owl), `more-photos/`,
-`many-photos/`, `folder-of-scans/`, `scan.png`, `weights/`, `spaces/`, the studies `vit-digits` and `vit-photos`,
-`best.yaml` and `trained/best/seed-1.pt`; each must end with 0 and print something. Other lines (pip, curl, scripts)
-are not run. Blocks of yaml must parse as a space, with a model if they have none; blocks of toml must parse; blocks of
-python must compile, and are run where a comment says so. Blocks of text are what a program prints.
+README.md and every page below docs/ are found automatically. In shell blocks, lines that begin with `imgcls-search`
+are run in order, in a separate folder for each page. The folder has `photos/` (classes cat, dog and owl),
+`more-photos/`, `many-photos/`, `folder-of-scans/`, `scan.png`, `weights/`, `spaces/`, the studies `vit-digits` and
+`vit-photos`, `best.yaml` and `trained/best/seed-1.pt`. Each command must exit with 0 and print something. Other lines
+(pip, curl, scripts) are not run. YAML blocks must parse as a space (a model is added if they have none), TOML blocks
+must parse, and Python blocks must compile; a comment can have them run. Text blocks show output of programs.
 
-Comments in the page, which readers do not see, say what else a test needs:
+Comments in a page, which readers do not see, tell a test what else it needs:
 
-    <!-- test: skip, REASON -->                   the next block is not run; its options are checked all the same
+    <!-- test: skip, REASON -->                   the next block is not run; its options are still checked
     <!-- test: run -->                            the next block is Python and is run, in an empty folder
     <!-- test: fails 2 -->                        the commands of the next block end with this exit code
     <!-- test: add "run vit" --set study.trials=2 -->
-                                                  options for the commands of the page that begin so, to make them quick
-    <!-- test: prepare                            lines of shell before everything else; imgcls-search may be among them
+                                                  options for the page's commands that begin so, to make them quick
+    <!-- test: prepare                            shell lines to run first; they may call imgcls-search
     ...
     -->
 """
@@ -53,11 +53,11 @@ class Block:
     """The exit code of its commands."""
 
     is_run: bool = False
-    """Whether it is Python that is run."""
+    """Whether it is Python code that the test runs."""
 
     @property
     def commands(self) -> list[list[str]]:
-        """The words of each command of ours in it, with what redirects its output."""
+        """The words of each `imgcls-search` command in it, including redirections."""
         if self.language not in SHELL:
             return []
         lines = self.text.replace("\\\n", " ").splitlines()
@@ -67,7 +67,7 @@ class Block:
 
 @dataclass
 class Page:
-    """A page with its blocks, and what its comments add."""
+    """A page with its blocks and the additions from its comments."""
 
     path: Path
     blocks: list[Block] = field(default_factory=list)
@@ -76,18 +76,18 @@ class Page:
 
     @property
     def name(self) -> str:
-        """The path from the top of the repository."""
+        """The path relative to the top of the repository."""
         return str(self.path.relative_to(ROOT))
 
     def options(self, words: list[str]) -> list[str] | None:
-        """Return the options that a comment adds to a command; None where none speaks of it."""
+        """Return the options that comments add to a command; None if no comment is about it."""
         line = " ".join(words)
         fitting = [options for begin, options in self.added if line.startswith(begin)]
         return [word for options in fitting for word in options] if fitting else None
 
 
 def read(path: Path) -> Page:
-    """Return a page of the documentation."""
+    """Read a page of the documentation."""
     page = Page(path)
     skipped, code, is_run = None, 0, False
     for token in TOKENS.finditer(path.read_text()):
@@ -120,7 +120,7 @@ def pages() -> list[Page]:
 
 
 def known_commands() -> dict[str, Any]:
-    """Return every command by its words, those below another one too: `spaces`, `spaces copy`."""
+    """Return every command by name, subcommands included: `spaces`, `spaces copy`."""
     found: dict[str, Any] = {}
     waiting = list(get_command(app).commands.items())  # type: ignore[attr-defined]
     while waiting:
@@ -131,5 +131,5 @@ def known_commands() -> dict[str, Any]:
 
 
 def commands() -> list[list[str]]:
-    """Return the words of every command on every page, those that are not run included."""
+    """Return the words of every command on every page, including those that are not run."""
     return [words for page in pages() for block in page.blocks for words in block.commands]

@@ -1,4 +1,4 @@
-"""How the pages and the help are written: plain words, a short README, no targets of a plan."""
+"""Check the style of pages and help texts: plain words, a short README, no targets of a plan."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NOT_OURS = (
     r"\blooks? first\b",
     r"\bstands? as (it|they)\b",
 )
-"""Words and turns that a reader of today stumbles over, and targets of a plan."""
+"""Words and phrases that modern readers stumble over, and targets of a plan."""
 
 
 INSIDE = (
@@ -63,11 +63,11 @@ INSIDE = (
     r"\bwithout end\b",
     r"\bhence\b",
 )
-"""The same in the docstrings and comments of the package."""
+"""The same for the package's docstrings and comments and for the decision records."""
 
 
 def notes() -> Iterator[tuple[str, str]]:
-    """Yield the docstrings and comments of the package, each with its place; what is a name in code is none."""
+    """Yield the place and text of each docstring and comment of the package; other strings and names are ignored."""
     for path in sorted((ROOT / "search").rglob("*.py")):
         with path.open("rb") as file:
             for token in tokenize.tokenize(file.readline):
@@ -96,11 +96,11 @@ def test_docstrings_and_comments_are_plain(words: str) -> None:
 
 
 NOTES: list[tuple[str, str]] = []
-"""Read once."""
+"""Cache of `notes`."""
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Yield the texts that users read, each with its place."""
+    """Yield the place and text of everything that users read."""
     for page in pages():
         if not page.name.startswith("docs/decisions/"):
             yield page.name, page.path.read_text()

@@ -1,4 +1,4 @@
-"""What the pages say: their commands run, their snippets parse, their errors are those of the program."""
+"""Check the pages: their commands run, their snippets parse, and their error messages are those of the program."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ QUICK = {
     "plan": ("--epochs", "1"),
     "confirm": ("--top", "1", "--seeds", "2"),
 }
-"""Options that are added to commands of which a page says nothing, so that each takes seconds."""
+"""Options added to commands for which the page adds none, so that each takes only seconds."""
 
 SHALLOW = ("--set", "model.vit.depth=1", "--set", "start=[]")
 FEW = (*SMALL, *SHALLOW, "--set", "study.trials=3", "--workers", "1", "--set", "study.learn_from=none")
@@ -60,7 +60,7 @@ PREPARED = (
     ("train", "best.yaml"),
     ("export", "vit-digits", "--bundle", "model"),
 )
-"""What pages take for granted: two studies, a trained configuration and a bundle."""
+"""Commands that make what all pages need: two studies, a trained configuration and a bundle."""
 
 
 def test_every_command_and_option_exists() -> None:
@@ -79,7 +79,7 @@ def test_every_command_but_help_is_on_a_page() -> None:
 
 
 PATTERN = re.compile(r"(?<!\\)[][*?]")
-"""What a shell takes for the pattern of a file name; zsh refuses a command whose pattern fits no file."""
+"""Characters that make a word a file name pattern; zsh refuses a command whose pattern matches no file."""
 
 
 def test_every_block_can_be_pasted_into_a_shell() -> None:
@@ -123,7 +123,7 @@ QUICKER = {
 @pytest.mark.slow
 def test_the_code_of_the_python_page_runs(tmp_path: Path, run_script: Callable[..., Answer], warm: Warm | None) -> None:
     make_photos(tmp_path)
-    # A space that an earlier call of auto drafted, small enough for a test.
+    # The page needs a space that an earlier call of auto drafted; this one is small enough for a test.
     for lines in PAGES[START].prepare:
         _prepare(lines, tmp_path, warm)
     blocks = [block.text for block in PAGES[PYTHON].blocks if block.language == "python"]
@@ -196,7 +196,7 @@ def test_commands_of_a_page_run_in_their_order(
 
 
 def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer], warm: Warm | None) -> None:
-    """Run the commands of a page, with what its comments add."""
+    """Run the commands of a page, with the additions from its comments."""
     for block in page.prepare:
         _prepare(block, folder, warm)
     for block in page.blocks:
@@ -208,7 +208,7 @@ def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer], warm: Warm
                 words, redirected = words[: words.index(">")], words[-1]
             assert words[0] not in ENDLESS, f"{page.name}: {words[0]} runs until it is stopped; skip the block"
             if "--bundle" in words:
-                # Several pages make one bundle, and so does what is prepared; a command replaces none.
+                # Another page or `PREPARED` may have made the same bundle, and no command replaces one.
                 shutil.rmtree(folder / words[words.index("--bundle") + 1], ignore_errors=True)
             added = page.options(words)
             answer = imgcls(*words, *(QUICK.get(words[0], ()) if added is None else added))
@@ -227,11 +227,11 @@ for stream, text in zip((sys.stdout, sys.stderr), process.communicate({patience}
     stream.write(text)
 sys.exit(process.wait())
 """
-"""Starts a command from where those of tests are forked."""
+"""A script that forks a command from the server of the tests."""
 
 
 def _prepare(lines: str, folder: Path, warm: Warm | None) -> None:
-    """Run lines of shell, in which `imgcls-search` is that of this environment."""
+    """Run shell lines; `imgcls-search` in them is that of this environment."""
     bin_folder = folder / ".bin"
     bin_folder.mkdir(exist_ok=True)
     cold = f'#!/bin/sh\nexec "{sys.executable}" {{}} "$@"\n'
@@ -249,7 +249,7 @@ def _prepare(lines: str, folder: Path, warm: Warm | None) -> None:
 
 @pytest.fixture
 def prepared(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Path:
-    """Return a folder with what pages take for granted, made once for all workers of pytest-xdist."""
+    """Return a folder with the files that all pages need, made once for all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pages"
     with FileLock(f"{folder}.lock"):
@@ -267,7 +267,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Pat
 
 
 def make_photos(folder: Path) -> None:
-    """Write three classes of 40 images, each in a colour of its own, and the files that pages speak of."""
+    """Write three classes of 40 images, each class with a different tint, and the other files that pages mention."""
     rng = np.random.default_rng(0)
     (folder / "spaces").symlink_to(ROOT / "spaces")
     for place, name in enumerate(("cat", "dog", "owl")):

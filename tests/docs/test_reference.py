@@ -1,4 +1,4 @@
-"""The reference: every setting and every option of every command is in it, as the program itself says."""
+"""Check that the reference contains every setting and every option of every command, as in the program itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def page(name: str) -> str:
 
 
 def leaves(entry: Leaf | OneOf | Fields, path: str = "") -> Iterator[tuple[str, Leaf]]:
-    """Yield every leaf below an entry, by a walk of its own."""
+    """Yield every leaf below an entry; independent of the code under test."""
     match entry:
         case Leaf():
             yield path, entry

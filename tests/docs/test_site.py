@@ -1,4 +1,4 @@
-"""The site as mkdocs builds it: no dead link, nothing loaded from another address, every page in the navigation."""
+"""Check the site that mkdocs builds: no dead link, nothing loaded from other sites, every page in the navigation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FETCHED = ("stylesheet", "preconnect", "preload", "icon", "dns-prefetch", "modul
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the built site."""
+    """Build the site and return its folder."""
     pytest.importorskip("mkdocs", reason="the site needs pip install 'imgcls-search[docs]'")
     folder = tmp_path_factory.mktemp("site") / "site"
     done = subprocess.run(
@@ -34,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _Page(HTMLParser):
-    """What a page loads, what it links to, and the places in it that links may name."""
+    """The resources that a page loads, its links, and the ids in it that links may point to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

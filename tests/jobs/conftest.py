@@ -1,4 +1,4 @@
-"""What several files of tests start from."""
+"""Fixtures that several test files share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def photos_and_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photographs, and weights trained on them for a moment."""
+    """Return a folder with photographs and with weights of a short training on them."""
     from tests.jobs.test_bundle import cut_photographs, train
 
     top = tmp_path_factory.mktemp("photos-and-weights")

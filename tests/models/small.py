@@ -1,4 +1,4 @@
-"""A small network of each family, for tests that go through all of them."""
+"""A small network of each family, for tests that loop over all families."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ SMALL: dict[str, dict[str, Any]] = {
     "airbench": {"widths": (8, 16)},
     "timm": {"name": "vit_tiny_patch16_224", "depth": 1},
 }
-"""Arguments of the builders; a new family has a line here."""
+"""Arguments of the builders; add a line here for a new family."""

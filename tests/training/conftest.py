@@ -1,4 +1,4 @@
-"""The digits that tests of training share, as the text of their module has them."""
+"""Digits for the tests of training, prepared as the `TEXT` of the test's module configures them."""
 
 from __future__ import annotations
 

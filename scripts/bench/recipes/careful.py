@@ -1,11 +1,12 @@
-"""A fixed recipe, as a careful person writes it with timm and torch: no search, no part of imgcls-search.
+"""A fixed recipe that a careful person would write with timm and torch: no search, nothing from imgcls-search.
 
     python scripts/bench/recipes/careful.py photos/train --weights lite0.pt --minutes 10 --seed 0 --out run
     python scripts/bench/recipes/careful.py photos/test --predict run/best.pt
 
-First the head: logistic regression on the frozen network's features. Then all of it: AdamW with smaller rates for lower
-layers, a cosine over the minutes that are left, label smoothing, crops and flips, an average of the weights; the epoch
-with the best validation accuracy is kept. Images are as large as the minutes allow. `best.pt` is always whole.
+First it fits the head: logistic regression on the frozen network's features. Then it trains the whole network: AdamW
+with smaller learning rates for lower layers, a cosine schedule over the remaining minutes, label smoothing, crops and
+flips, and a weight average; it keeps the epoch with the best validation accuracy. Images are as large as the minutes
+allow. `best.pt` is always a complete file.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ SAVING_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a person would turn."""
+    """Settings that a person would tune."""
 
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -54,11 +55,11 @@ class Recipe:
     dropout: float = 0.2
     smoothing: float = 0.1
     strength: float = 0.5
-    """Of the augmentation, 0 to 1."""
+    """Strength of the augmentation, 0 to 1."""
 
 
 class Photos(Dataset[tuple[torch.Tensor, int]]):
-    """Pictures in memory, changed when they are read."""
+    """Pictures in memory, transformed when they are read."""
 
     def __init__(self, pictures: list[Image.Image], labels: Any, change: Callable[[Image.Image], torch.Tensor]) -> None:
         self.pictures, self.labels, self.change = pictures, labels, change
@@ -80,7 +81,7 @@ class Data:
     val: tuple[list[Image.Image], Any]
 
     def size(self, longer: int) -> tuple[int, int]:
-        """Return height and width with the proportions of the photos."""
+        """Return a height and width with the median aspect ratio of the photos."""
         shape = np.median([picture.size for picture in self.train[0]], axis=0)
         width, height = (max(32, round(side * longer / shape.max() / 8) * 8) for side in shape)
         return height, width
@@ -93,7 +94,7 @@ def read(folder: Path) -> tuple[list[Path], list[Image.Image]]:
 
 
 def cut(folder: Path, seed: int) -> Data:
-    """Read a folder of classes and cut validation images from it."""
+    """Read a folder of classes and split off validation images."""
     files, pictures = read(folder)
     classes = sorted({file.parent.name for file in files})
     labels = np.array([classes.index(file.parent.name) for file in files])
@@ -111,13 +112,13 @@ def build(weights: Path, classes: int) -> nn.Module:
 
 
 def plain(size: tuple[int, int]) -> Any:
-    """Return how images come to evaluation."""
+    """Return the transforms of images for evaluation."""
     resize = t.Resize(size, interpolation=t.InterpolationMode.BICUBIC)
     return t.Compose([resize, t.ToTensor(), t.Normalize(MEAN, STD)])
 
 
 def changed(size: tuple[int, int], strength: float) -> Any:
-    """Return how images come to training."""
+    """Return the transforms of images for training."""
     ratio, s = size[1] / size[0], strength
     crop = t.RandomResizedCrop(
         size, (1 - 0.8 * s, 1.0), (ratio * 0.75**s, ratio / 0.75**s), interpolation=t.InterpolationMode.BICUBIC
@@ -128,12 +129,12 @@ def changed(size: tuple[int, int], strength: float) -> Any:
 
 @torch.inference_mode()
 def run(model: Callable[[torch.Tensor], torch.Tensor], images: Photos) -> torch.Tensor:
-    """Return what a network in evaluation mode makes of images, in their order."""
+    """Return the outputs of a network in evaluation mode for images, in order."""
     return torch.cat([model(pixels) for pixels, _ in DataLoader(images, batch_size=64)])
 
 
 def fitting_size(data: Data, model: nn.Module, seconds: float, epochs: int) -> tuple[int, int]:
-    """Return the largest size at which the epochs take no longer."""
+    """Return the largest size at which the epochs fit into the seconds."""
     if seconds <= 0:
         return data.size(LONGER_SIDES[-1])
     trial = copy.deepcopy(model).train()
@@ -145,7 +146,7 @@ def fitting_size(data: Data, model: nn.Module, seconds: float, epochs: int) -> t
             begun = time.monotonic()
             trial(pixels).logsumexp(1).sum().backward()
             times.append(time.monotonic() - begun)
-        # Validation, saving and the loader take about a tenth each.
+        # Validation, saving and the loader take about a tenth of the time each.
         if 1.3 * min(times) * batches * epochs < seconds:
             break
     return data.size(longer)
@@ -183,7 +184,7 @@ def fine_tune(
     on_epoch: Callable[[int, float, nn.Module], None],
     epochs: int | None = None,
 ) -> None:
-    """Train all layers for these epochs, or as long as there is time; ends at `until` in any case."""
+    """Train all layers for `epochs`, or as long as there is time if that is None; always end at `until`."""
     model.drop_rate = recipe.dropout
     groups = param_groups_layer_decay(model, recipe.weight_decay, layer_decay=recipe.layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
@@ -199,7 +200,7 @@ def fine_tune(
         for pixels, labels in batches:
             passed = (time.monotonic() + validating - begun) / max(until - begun, 1e-6)
             if passed >= 1 and (epochs is not None or step == 0):
-                return  # A search takes what it has; without a step there is nothing to measure.
+                return  # A search uses the epochs so far; without a step there is nothing to evaluate.
             share = min(passed if epochs is None else step / (epochs * len(batches)), 1.0)
             factor = min(1.0, share / 0.05 + 0.02) * 0.5 * (1 + math.cos(math.pi * share))
             for group in optimizer.param_groups:
@@ -222,7 +223,7 @@ def fine_tune(
 
 
 def save(model: nn.Module, data: Data, size: tuple[int, int], path: Path) -> None:
-    """Write a model whole or not at all."""
+    """Write a model atomically."""
     torch.save({"state": model.state_dict(), "classes": data.classes, "size": list(size)}, path.with_suffix(".new"))
     os.replace(path.with_suffix(".new"), path)  # noqa: PTH105
 
@@ -243,7 +244,7 @@ def predict(folder: Path, paths: list[Path]) -> dict[str, dict[str, str]]:
 
 @dataclass(frozen=True)
 class Start:
-    """What fine-tuning starts from."""
+    """The state that fine-tuning starts from."""
 
     data: Data
     model: nn.Module
@@ -251,14 +252,14 @@ class Start:
 
     size: tuple[int, int]
     accuracy: float
-    """Of the head, on the validation images."""
+    """Accuracy of the head on the validation images."""
 
     until: float
-    """When the minutes are over, by `time.monotonic`."""
+    """The time at which the minutes are over, by `time.monotonic`."""
 
 
 def start(given: argparse.Namespace, epochs: int) -> Start:
-    """Fit the head and save it as the first model; images are as large as the minutes allow with so many epochs."""
+    """Fit the head and save it as the first model; images are as large as the minutes allow with `epochs` epochs."""
     until = STARTED + 60 * given.minutes - SAVING_SECONDS
     for seed in (torch.manual_seed, np.random.seed, random.seed):
         seed(given.seed)

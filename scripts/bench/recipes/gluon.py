@@ -3,8 +3,8 @@
     python scripts/bench/recipes/gluon.py photos/train --weights lite0 --minutes 10 --seed 0 --out run
     python scripts/bench/recipes/gluon.py photos/test --predict run/model
 
-Runs in an environment of its own. `--weights` is a folder as AutoGluon reads local timm networks: config.json and
-pytorch_model.bin. A path of a checkpoint, in the folder of the finished model, is also a model to predict with.
+Runs in a separate environment. `--weights` is a folder in AutoGluon's form of a local timm network: config.json and
+pytorch_model.bin. `--predict` also accepts the path of a checkpoint in the folder of the finished model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 STARTED = time.monotonic()  # The imports below are part of the minutes.
 
-# Nothing is looked up in a network: the weights are at hand.
+# The weights are local, so look nothing up on the internet.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pandas as pd  # noqa: E402
@@ -25,7 +25,7 @@ from autogluon.multimodal import MultiModalPredictor  # noqa: E402
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """Return paths and labels of a folder of classes."""
+    """Return the image paths and labels of a folder of classes."""
     files = sorted(path for path in folder.resolve().glob("*/*") if path.is_file())
     return pd.DataFrame({"image": [str(file) for file in files], "label": [file.parent.name for file in files]})
 

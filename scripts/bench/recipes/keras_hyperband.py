@@ -1,8 +1,8 @@
-"""KerasTuner's Hyperband around a small network from scratch, with torch under Keras: Keras would download its weights.
+"""KerasTuner's Hyperband with a small network from scratch (Keras would download weights), with torch as backend.
 
     python scripts/bench/recipes/keras_hyperband.py photos/train --minutes 10 --seed 0 --out run
 
-The network is that of Keras' example for images from scratch, with some of its figures left open.
+The network is that of Keras' example of image classification from scratch, with some of its numbers as hyperparameters.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ SAVING_SECONDS = 5.0
 
 
 class Deadline(keras.callbacks.Callback):
-    """Ends a training when the time is over, and the search where another begins."""
+    """Ends the current training when the time is over, and the search when another training begins."""
 
     def __init__(self, until: float) -> None:
         super().__init__()
         self.until = until
 
     def on_train_begin(self, logs: object = None) -> None:
-        """End the search."""
+        """End the search if the time is over."""
         if time.monotonic() > self.until:
             raise kt.errors.FatalError("the time is over")
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        """End the training."""
+        """End the training if the time is over."""
         if time.monotonic() > self.until:
             self.model.stop_training = True
 

@@ -1,9 +1,10 @@
-"""LightlyTrain's fine-tuning for classification, with local weights of the same network and its own defaults otherwise.
+"""LightlyTrain's fine-tuning for classification, with local weights of the same network and otherwise its defaults.
 
     python scripts/bench/recipes/lightlytrain.py photos/train --weights lite0.pt --minutes 10 --seed 0 --out run
 
-It counts steps, not minutes, so two short trainings measure the time of a step. `lite0` is needed because it takes
-a network's features before the last convolution of timm's EfficientNets, but their number behind it, and fails.
+LightlyTrain counts steps, not minutes, so two short trainings measure the time of a step. `lite0` is needed because,
+for timm's EfficientNets, LightlyTrain takes the features before the last convolution but their number after it, and
+fails.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SAVING_SECONDS = 5.0
 
 @register_model
 def lite0(file: str, **options: object) -> torch.nn.Module:
-    """Return the pretrained network with its last convolution as a part of its last stage."""
+    """Return the pretrained network with its last convolution moved into its last stage."""
     options = {name: value for name, value in options.items() if not name.startswith("pretrained")}
     model = timm.create_model("tf_efficientnet_lite0", **options)
     model.load_state_dict(torch.load(file, weights_only=True))

@@ -1,9 +1,9 @@
-"""The careful recipe tuned with NePS: its own values are the priors, epochs the fidelity; NePS chooses how to search.
+"""The careful recipe tuned with NePS: its values are the priors, epochs the fidelity; NePS chooses the algorithm.
 
     python scripts/bench/recipes/priors.py photos/train --weights lite0.pt --minutes 10 --seed 0 --out run
 
-A configuration that gets more epochs is trained from the start. `best.pt` is the best epoch of the best evaluation,
-before the first one the network with the head that all start from.
+A configuration that gets more epochs is trained from the start. `best.pt` is the best epoch of the best evaluation;
+before the first evaluation, it is the network with the fitted head that all evaluations start from.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Space(neps.PipelineSpace):
 def main() -> None:
     """Tune for some minutes."""
     given = careful.arguments(__doc__)
-    # As many epochs as in tuned.py, so that images are as large.
+    # As many epochs as in tuned.py, so that images have the same size.
     start = careful.start(given, epochs=5 * EPOCHS)
     best_so_far, num_evaluated, ended = start.accuracy, 0, time.monotonic()
 
@@ -55,7 +55,7 @@ def main() -> None:
             best_so_far = best
             path.replace(given.out / "best.pt")
         num_evaluated += 1
-        # What NePS itself took since the last one counts, so that the budget is one of time.
+        # Include the time that NePS itself took since the last evaluation, so that the budget is a time.
         begun, ended = ended, time.monotonic()
         return {"objective_to_minimize": 1 - best, "cost": ended - begun}
 

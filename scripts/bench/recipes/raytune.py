@@ -1,8 +1,9 @@
-"""The careful recipe tuned with Ray Tune, as its documentation writes it: random search, ASHA, one core for each trial.
+"""The careful recipe tuned with Ray Tune as in its documentation: random search, ASHA, one core for each trial.
 
     python scripts/bench/recipes/raytune.py photos/train --weights lite0.pt --minutes 10 --seed 0 --out run
 
-`best.pt` is the best checkpoint of all trials, before the search ends the network with the head that all start from.
+`best.pt` is the best checkpoint of all trials; until the search ends, it is the network with the fitted head that all
+trials start from.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ EPOCHS = 12
 
 
 def train(config: dict[str, Any], start: careful.Start) -> None:
-    """Train with some settings; report each epoch with its network."""
+    """Train one configuration; report each epoch with a checkpoint of its network."""
 
     def on_epoch(epoch: int, accuracy: float, average: nn.Module) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +40,7 @@ def train(config: dict[str, Any], start: careful.Start) -> None:
 def main() -> None:
     """Tune for some minutes."""
     given = careful.arguments(__doc__)
-    # As many epochs as in tuned.py, so that images are as large.
+    # As many epochs as in tuned.py, so that images have the same size.
     start = careful.start(given, epochs=5 * EPOCHS)
     ray.init(num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False)
     tuner = tune.Tuner(
@@ -66,7 +67,7 @@ def main() -> None:
         ),
     )
     results = tuner.fit()
-    # Many more are drawn in advance than begin.
+    # Ray Tune draws many more trials in advance than it starts.
     num_trained = sum("accuracy" in (result.metrics or {}) for result in results)
     best = start.accuracy
     if num_trained:

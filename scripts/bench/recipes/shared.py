@@ -1,6 +1,6 @@
-"""What the recipes of tools with an environment of their own share: when they started, their options, their images.
+"""Shared by the recipes of tools with separate environments: start time, options, images.
 
-It needs Pillow only, because each environment has something else.
+It needs only Pillow, because each environment has different packages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STARTED = time.monotonic()  # The imports that follow this one are part of the m
 
 
 def arguments(doc: str | None) -> argparse.Namespace:
-    """Return what the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="a folder with a subfolder for each class")
     parser.add_argument("--weights", type=Path, help="of timm's network, in timm's names")
@@ -34,7 +34,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def side(folder: Path) -> int:
-    """Return the longer side of the first photo, at most 224, as the multiple of 32 that is not smaller."""
+    """Return the longer side of the first photo, at most 224, rounded up to a multiple of 32."""
     with Image.open(files(folder)[0]) as picture:
         return -(-min(224, max(picture.size)) // 32) * 32
 

@@ -1,9 +1,10 @@
-"""The careful recipe tuned with Optuna, as people write it: one process, its defaults (TPE), MedianPruner.
+"""The careful recipe tuned with Optuna in the usual way: one process, its defaults (TPE), MedianPruner.
 
     python scripts/bench/recipes/tuned.py photos/train --weights lite0.pt --minutes 10 --seed 0 --out run
 
-Trials go on until the minutes are over; the one that trains then ends with the best epoch that it has. `best.pt` is the
-best epoch of the best complete trial, before the first one the network with the head that all trials start from.
+Trials run until the minutes are over; the current trial then ends with its best epoch so far. `best.pt` is the best
+epoch of the best complete trial; before the first one, it is the network with the fitted head that all trials start
+from.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ EPOCHS = (4, 20)
 def main() -> None:
     """Tune for some minutes."""
     given = careful.arguments(__doc__)
-    # A few trials of full length must fit, so images are smaller than where there is one training.
+    # A few trials of full length must fit, so images are smaller than for a single training.
     start = careful.start(given, epochs=3 * EPOCHS[1])
     best_so_far = start.accuracy
 

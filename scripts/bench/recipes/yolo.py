@@ -1,4 +1,4 @@
-"""Ultralytics' classifier from scratch, because its weights are a download, with its defaults and its limit of time.
+"""Ultralytics' classifier from scratch (its weights would be a download), with its defaults and its time limit.
 
     python scripts/bench/recipes/yolo.py photos/train --minutes 10 --seed 0 --out run
 
@@ -33,7 +33,7 @@ def main() -> None:
         shared.show(given.images, found)
         return
     out = given.out.resolve()
-    # The parts are written beside the photos.
+    # Copy the photos, because the split is written beside them.
     photos = split_classify_dataset(shutil.copytree(given.images, out / "photos"), train_ratio=0.85)
     model = YOLO("yolo26n-cls.yaml")
     model.train(

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from imgcls_search.automatic import budget
+from imgcls_search.jobs import neighbours
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact
 
@@ -31,6 +32,19 @@ def record_of(*scores: float, seconds: float) -> Record:
 
 
 FACT: AutoFact = {"given": 600.0, "spent": {}, "workers": 2, "measured": {"bundle": 10.0, "report": 5.0}}
+
+
+def test_time_of_a_report_grows_with_the_passes_of_the_network() -> None:
+    unmeasured: AutoFact = {"given": 600.0, "spent": {"init": 20.0}, "workers": 2, "measured": {"mac": 1e-9}}
+    record = record_of(0.5, 0.6, seconds=1.0)
+    times = []
+    for macs in (0, 10_000_000, 10_000_000_000):
+        for made in record.trials:
+            made.sizes["macs"] = macs
+        times.append(budget._report_seconds(unmeasured, record))
+    assert times[1] - times[0] == pytest.approx((50 + budget.MAP_PASSES + 100) * 0.01)
+    # Of large networks, not all training images are compared.
+    assert times[2] - times[0] == pytest.approx((50 + budget.MAP_PASSES) * 10 + 1e-9 * neighbours.MOST_MACS)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
 from imgcls_search.jobs.init.plan import Budget, make_plan
 from imgcls_search.jobs.init.sizes import (
-    FEWEST_TUNE_EPOCHS,
+    HALF,
     VIEWS_SHARE,
+    WHOLE,
     Work,
     fit_pretrained,
     native_size,
@@ -340,24 +341,35 @@ def test_more_time_searches_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("rate", "size", "tunes"),
+    ("rate", "native", "size", "tuned"),
     [
-        (1e-11, 224, True),
+        (1e-11, 224, 224, "whole"),
         # For enough epochs at 224 there is no more time, but at a smaller size.
-        (3e-11, 128, True),
-        (5e-11, 96, True),
-        # Nor for these: features of large images teach a head more.
-        (1e-10, 224, False),
+        (3e-11, 224, 128, "whole"),
+        (4e-11, 224, 128, "half"),
+        (5e-11, 224, 96, "whole"),
+        # Two trainings, and no time to retrain the best.
+        (9e-11, 224, 128, "half"),
+        # Small images are not enlarged that much for a few epochs; features of large ones teach a head more.
+        (9e-11, 70, 224, None),
+        (1e-10, 224, 224, None),
     ],
 )
-def test_slower_machines_tune_smaller_images_and_then_heads_alone(rate: float, size: int, tunes: bool) -> None:
+def test_slower_machines_tune_smaller_images_and_then_heads_alone(
+    rate: float, native: int, size: int, tuned: str | None
+) -> None:
     network = next(one for one in from_scratch(32, 3, 6) if one.name == "resnet")
     speeds = {network.key: speed.Speed(train=3 * rate, predict=rate, is_measured=True)}
     work, budget = Work(train=1_700, val=300, folds=1), Budget.of(600.0, 2)
-    fit = fit_pretrained([network], [224, 128, 96, 64], speeds, work, budget, 6)
+    fit = fit_pretrained([network], [224, 128, 96, 64], speeds, work, budget, 6, native)
     assert fit is not None
-    assert (fit.size, fit.tunes) == (size, tunes)
-    assert not tunes or fit.epochs - fit.head_epochs >= FEWEST_TUNE_EPOCHS
+    assert (fit.size, fit.tunes, fit.freezes_half) == (size, tuned is not None, tuned == "half")
+    if tuned is not None:
+        assert fit.epochs - fit.head_epochs >= (HALF if fit.freezes_half else WHOLE).fewest_epochs
+        # All trainings of two workers fit into the time of the search.
+        trials = 2 if rate == 9e-11 else 4
+        search = Budget.of(600.0, 2, fit.search_share).search
+        assert trials * (fit.epochs - fit.head_epochs) * fit.epoch_seconds <= 2 * search
 
 
 @pytest.mark.parametrize(("rate", "max_train"), [(2e-9, 1_200), (8e-9, 75), (1e-8, None)])

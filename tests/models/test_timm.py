@@ -144,6 +144,23 @@ def test_timms_own_loading_replaces_the_head_and_fits_the_image(hub: torch.nn.Mo
     assert moved == {"head.weight", "head.bias"}
 
 
+@pytest.mark.parametrize("freeze", [4, "half"])
+def test_statistics_of_frozen_stages_stay(freeze: int | str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(library.create_model("tf_efficientnet_lite0", num_classes=4).state_dict(), path)
+    trial = config(
+        f"model: {{timm: {{name: tf_efficientnet_lite0, weights: '{path}'}}}}\n"
+        f"finetune: {{freeze: {freeze}, freeze_epochs: 1}}\ntraining: {{epochs: 2, batch_size: 8}}\n"
+    )
+    _, states = train(trial, 2)
+    frozen = [f"{part}." for part in ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")]
+    for key in states[0]:
+        if "running" in key:
+            stays = key.startswith(tuple(frozen))
+            assert torch.equal(states[0][key], states[1][key]) == stays, key
+            assert not torch.equal(states[1][key], states[2][key]), key
+
+
 def body(model: Any) -> dict[str, torch.Tensor]:
     return {
         name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{model.anatomy.head}.")

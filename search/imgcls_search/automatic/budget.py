@@ -30,6 +30,12 @@ LEAST_SECONDS, SHARE_OF_DRAFT, MOST_SHARE = 8.0, 0.6, 1 / 6
 """Time to assume for bundle or report until one was measured: at least these seconds or this share of the draft's
 time, which shows how busy the machine is; at most this share of the total time."""
 
+MAP_PASSES = 200
+"""Passes of the network that the maps of a report's mistakes take, an estimate."""
+
+SIMILAR_MACS = 5e11
+"""`jobs.neighbours.MOST_MACS`, whose module imports torch."""
+
 END_SECONDS = 3.0
 """Time to print the result and end the process."""
 
@@ -42,7 +48,7 @@ def closing_seconds(fact: AutoFact, record: Record | None = None, testing: float
 
     With two or more cores, the bundle is written in parallel with the others.
     """
-    others = fact.get("measured", {}).get("report", _assumed(fact)) + testing
+    others = _report_seconds(fact, record) + testing
     bundle = _bundle_seconds(fact, record)
     return end_seconds(fact) + SAFETY * (max(bundle, others) if num_cores() > 1 else bundle + others)
 
@@ -55,6 +61,20 @@ def end_seconds(fact: AutoFact) -> float:
 def note_speeds(fact: AutoFact, speeds: Mapping[str, Mapping[str, float]]) -> None:
     """Store the seconds per multiply-accumulate of a prediction by a draft's slowest network."""
     fact["measured"] = {**fact.get("measured", {}), "mac": max(speed["predict"] for speed in speeds.values())}
+
+
+def _report_seconds(fact: AutoFact, record: Record | None) -> float:
+    """Estimate the seconds for the report: the measured ones, or pictures and the network's passes over images."""
+    measured = fact.get("measured", {})
+    if "report" in measured or record is None:
+        return measured.get("report", _assumed(fact))
+    images, each = record.fact("data")["images"], _macs(record)
+    macs = (images.get("val", 0) + MAP_PASSES) * each
+    # The features of a frozen network are stored; others are computed to find similar training images.
+    configs = [trial.candidate.config.tree for trial in best.ranked(record)[:3]]
+    if any(tree.get("finetune", {}).get("freeze") != "backbone" for tree in configs):
+        macs += min(images.get("train", 0) * each, SIMILAR_MACS)
+    return _assumed(fact) + macs * _mac_seconds(record, fact)
 
 
 def _bundle_seconds(fact: AutoFact, record: Record | None) -> float:

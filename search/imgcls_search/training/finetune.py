@@ -35,15 +35,18 @@ def frozen_parts(anatomy: Anatomy, recipe: Finetune) -> tuple[str, ...]:
     """Return the names of the modules and parameters that start frozen."""
     if recipe.freeze == "none":
         return ()
-    count = len(anatomy.stages) if recipe.freeze == "backbone" else recipe.freeze
+    stages = len(anatomy.stages)
+    count = (
+        recipe.freeze if isinstance(recipe.freeze, int) else {"half": stages // 2, "backbone": stages}[recipe.freeze]
+    )
     return tuple(name for stage in anatomy.stages[:count] for name in stage)
 
 
 def hold(parts: tuple[str, ...], recipe: Finetune) -> Hold:
     """Return a function that freezes parts of a model for as long as the recipe says.
 
-    Frozen parts are in evaluation mode: their running statistics and dropout are off too. With a frozen backbone this
-    covers everything but the head, even if stages are given as parameters, so its features are the same in every epoch.
+    Modules with only frozen parameters are in evaluation mode: their running statistics and dropout are off too. With a
+    frozen backbone this covers everything but the head, so its features are the same in every epoch.
     """
 
     def apply(model: nn.Module, epoch: int) -> None:
@@ -53,10 +56,13 @@ def hold(parts: tuple[str, ...], recipe: Finetune) -> Hold:
             head_of(model).train()
         for name in parts:
             owner, _, last = name.rpartition(".")
-            part = getattr(model.get_submodule(owner), last)
-            part.requires_grad_(not is_frozen)
-            if is_frozen and isinstance(part, nn.Module):
-                part.eval()
+            getattr(model.get_submodule(owner), last).requires_grad_(not is_frozen)
+        if is_frozen:
+            # A stage may be a list of parameters, whose modules have to be found.
+            for module in model.modules():
+                known = list(module.parameters())
+                if known and not any(parameter.requires_grad for parameter in known):
+                    module.eval()
 
     return apply
 

@@ -122,11 +122,12 @@ class Finetune:
     """How pretrained weights are trained on; a trial that starts from scratch is not touched by it."""
 
     freeze: Annotated[
-        Literal["none", "backbone"] | int,
+        Literal["none", "half", "backbone"] | int,
         Arg(
-            "layers that keep their pretrained weights: none; backbone: all but the head; or this many first stages",
+            "layers that keep their pretrained weights: none; half: the first half of the stages; backbone: all but "
+            "the head; or this many first stages",
             ge=1,
-            search="{choice: [none, backbone]}",
+            search="{choice: [none, half, backbone]}",
         ),
     ] = "none"
     freeze_epochs: Annotated[int | None, Arg("epochs for which they are kept; null: to the end", ge=1)] = None

@@ -105,7 +105,8 @@ def make_plan(
     budget = Budget.of(seconds, machine.workers)
     for number, each in enumerate(sources):
         work = _work(each)
-        tuned = fit_pretrained(usable, sized, speeds, work, budget, classes) if usable else None
+        native = shorter(native_size(images))
+        tuned = fit_pretrained(usable, sized, speeds, work, budget, classes, native) if usable else None
         fresh = None
         if compared or tuned is None:
             fresh = fit_scratch(scratch, speeds, work, budget, channels, classes)
@@ -133,7 +134,7 @@ def _planned(
     need = PROCESS_BYTES + max(one.memory(fit.size, channels, classes, batch=batches[-1]) for one in fit.networks)
     workers = max(1, min(machine.workers, int(MEMORY_SHARE * machine.memory_bytes // need)))
     return DraftPlan(
-        budget=Budget.of(seconds, workers),
+        budget=Budget.of(seconds, workers, fit.search_share),
         fit=fit,
         channels=channels,
         batch_sizes=batches,
@@ -191,9 +192,11 @@ def _chosen(
     if tuned is not None and (fresh is None or work.train <= FEW_IMAGES or not _is_good(fresh)):
         few = f"{work.train:,} training images are few" if work.train <= FEW_IMAGES else "pretrained networks fit"
         how = (
-            "fine-tuned after their head"
-            if tuned.tunes
-            else "unchanged except for a new head: more would take too long"
+            "unchanged except for a new head: more would take too long"
+            if not tuned.tunes
+            else "fine-tuned from the middle on"
+            if tuned.freezes_half
+            else "fine-tuned after their head"
         )
         return tuned, f"{few}, so networks with pretrained weights are used, {how}"
     assert fresh is not None, "something small can always be trained"
@@ -204,6 +207,7 @@ def _chosen(
             head_epochs=tuned.head_epochs,
             epochs=max(tuned.epochs, min(fresh.epochs, 2 * tuned.epochs)),
             tunes=tuned.tunes,
+            freezes_half=tuned.freezes_half,
             epoch_seconds=max(tuned.epoch_seconds, fresh.epoch_seconds),
             max_train=None,
         )

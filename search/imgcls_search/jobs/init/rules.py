@@ -207,12 +207,12 @@ def _augment(found: Found, images: ImageFacts, plan: DraftPlan, flips: str) -> N
         "both": ("horizontal_vertical", "you said that mirrored and upside-down images keep their class"),
     }
     value, why = said[flips]
-    if plan.pretrained and plan.fit.views is None:
+    if plan.pretrained and plan.fit.views is None and not plan.fit.freezes_half:
         found.put("augment.flip", "none", "the features of each image, not mirrored, are computed once for all trials")
         return
     found.put("augment.flip", value, why)
     if plan.pretrained:
-        _augment_views(found, images)
+        _augment_moderately(found, images, plan)
         return
     side = shorter(plan.fit.size)
     if side < 24:
@@ -230,12 +230,10 @@ def _augment(found: Found, images: ImageFacts, plan: DraftPlan, flips: str) -> N
         found.put("augment.policy", {"none": {}, "trivial": {}}, "networks from scratch need more variety")
 
 
-def _augment_views(found: Found, images: ImageFacts) -> None:
-    found.put(
-        "augment.zoom",
-        0.2,
-        "a window of at least 80 % of the sides; fixed, because each augmentation needs its own features",
-    )
+def _augment_moderately(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
+    zoom = 0.3 if plan.fit.freezes_half else 0.2
+    fixed = "" if plan.fit.freezes_half else "; fixed, because each augmentation needs its own features"
+    found.put("augment.zoom", zoom, f"a window of at least {1 - zoom:.0%} of the sides{fixed}".replace("%", " %"))
     found.put("augment.brightness", 0.2, "moderate changes of light rarely change the class")
     found.put("augment.contrast", 0.2)
     if not images.is_grey:
@@ -264,7 +262,7 @@ def _training(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
         loss: dict[str, Any] = {"pos_weight": {"choice": ["none", "balanced"]}} if uneven else {}
         found.put("loss", {"binary_cross_entropy": loss}, "each label is a separate decision: yes or no")
     else:
-        settings: dict[str, Any] = {"label_smoothing": {"choice": [0.0, 0.1]}}
+        settings: dict[str, Any] = {"label_smoothing": 0.1 if plan.fit.freezes_half else {"choice": [0.0, 0.1]}}
         if images.imbalance >= VERY_UNEVEN:
             settings["class_weights"] = {"choice": ["none", "balanced"]}
         why = (
@@ -277,12 +275,14 @@ def _training(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
     each = durations.show(plan.fit.epoch_seconds)
     how = "measured" if plan.is_measured else "estimated"
     found.put("training.epochs", epochs, _why_epochs(plan, each, how))
-    sizes = plan.batch_sizes
+    sizes = plan.batch_sizes[:1] if plan.fit.freezes_half else plan.batch_sizes
     found.put(
         "training.batch_size",
         {"choice": list(sizes)} if len(sizes) > 1 else sizes[0],
         f"for {plan.fit.max_train or plan.work.train:,} training images",
     )
+    if plan.fit.freezes_half:
+        found.put("training.ema", 0.995, "the weights averaged over about the last 200 steps are steadier")
     if plan.pretrained:
         _finetune(found, plan)
     found.put("start", start_configurations(plan), "configurations known to be good, tried first and in this order")
@@ -300,6 +300,11 @@ def _finetune(found: Found, plan: DraftPlan) -> None:
         "others are trained",
     )
     place = "finetune"
+    if fit.freezes_half:
+        found.put(f"{place}.freeze", "half", "the first half of the stages stays as it is, which saves time")
+        found.put(f"{place}.start", "logistic", "the head starts as the logistic regression")
+        found.put(f"{place}.layer_decay", 0.85, "the rate of each stage / that of the next one towards the head")
+        return
     found.put(f"{place}.freeze", "backbone", "features are computed once for all trials, so a head takes seconds")
     if fit.views is not None:
         found.put(f"{place}.views", fit.views, "augmented versions of each image whose features are kept")
@@ -323,6 +328,8 @@ def _why_epochs(plan: DraftPlan, each: str, how: str) -> str:
     if not plan.fit.tunes:
         return "an epoch of a head on stored features is very short"
     if plan.pretrained:
+        if plan.fit.freezes_half:
+            return f"an epoch takes {each} ({how})"
         tuned = plan.fit.epochs - plan.fit.head_epochs
         return (
             f"{plan.fit.head_epochs} of the head and {tuned} of the whole network, each of which takes {each} ({how})"

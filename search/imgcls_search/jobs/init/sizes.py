@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imgcls_search.image_size import ImageSize, area, normal, shorter, sides
 from imgcls_search.jobs.init.images import ImageFacts
@@ -19,10 +20,11 @@ SEARCH_SHARE = 0.7
 FULL_TRIALS = 6
 """Complete trainings that the search should have time for; with the pruner, it begins many more."""
 
-SHORTER_SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
+SHORTER_SIDES = (224, 192, 160, 128, 112, 96, 64, 48, 32)
 MOST_SCRATCH_SIDE = 128
 """Networks from scratch learn little more from larger images in the time of a search."""
 
+LARGEST_SIDE, SMALLEST_SIDE = 224, 8
 SMALL_SIDE = 24
 """Images with fewer pixels on the shorter side are too small for pretrained networks."""
 
@@ -33,15 +35,42 @@ FEW_IMAGES = 5_000
 MOST_NETWORKS = 3
 """Most networks of each kind in a space."""
 
-TUNED_SIDE = 0.4
-"""Fine-tuning is worth reducing the side to this share of the one at which features can be computed."""
+BEST_TUNE_EPOCHS = 12
 
-TUNED_TRIALS = 4
-"""Trials to fine-tune completely; heads cost almost nothing in comparison and are compared first."""
 
-BEST_TUNE_EPOCHS, FEWEST_TUNE_EPOCHS = 12, 10
-"""Test accuracy of EfficientNet-Lite0 on TrashNet: heads at 224x304 pixels 0.87; fine-tuned for 10 epochs at 96x128
-0.87, for 8 at 96x128 0.83, for 3 at 160x208 0.77: a few epochs disturb the pretrained weights and end too soon."""
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A way to fine-tune, with the time that it needs.
+
+    Test accuracy of EfficientNet-Lite0 on TrashNet: heads at 224x304 pixels 0.87. All layers for 10 epochs at 96x128
+    0.87, for 8 at 96x128 0.83, for 3 at 160x208 0.77: a few epochs disturb the pretrained weights and end too soon.
+    With the first half of the stages frozen, 12 epochs at 120x160 0.89, 9 at 128x176 and 8 at 160x208 0.88; an epoch
+    takes 0.6 of the time.
+    """
+
+    half: bool
+    """Whether the first half of the stages stays frozen."""
+
+    cost: float
+    """Time of an epoch / that of an epoch of all layers."""
+
+    fewest_epochs: int
+    trials: int
+    """Trials to fine-tune completely; heads cost almost nothing in comparison and are compared first."""
+
+    smallest_side: float
+    """Smallest worthwhile side / that at which features can be computed."""
+
+    enlarged: float = math.inf
+    """Largest worthwhile side / that of the images."""
+
+    search_share: float = SEARCH_SHARE
+
+
+WHOLE = Tuning(half=False, cost=1.0, fewest_epochs=10, trials=4, smallest_side=0.4)
+HALF = Tuning(half=True, cost=0.6, fewest_epochs=12, trials=4, smallest_side=0.5, enlarged=1.6)
+# There is no time to retrain the best.
+HALF_IN_SHORT_TIME = replace(HALF, trials=2, search_share=0.78)
 
 HEAD_EPOCHS, HEAD_ONLY_EPOCHS = 2, 20
 HEAD_SECONDS = 5e-6
@@ -75,9 +104,9 @@ class Budget:
     workers: int
 
     @classmethod
-    def of(cls, seconds: float, workers: int) -> Budget:
-        """Divide the seconds between search and confirmation."""
-        search = SEARCH_SHARE * seconds
+    def of(cls, seconds: float, workers: int, share: float = SEARCH_SHARE) -> Budget:
+        """Divide the seconds between search and confirmation; `share` is that of the search."""
+        search = share * seconds
         return cls(seconds=seconds, search=search, confirm=seconds - search, workers=workers)
 
     @property
@@ -107,6 +136,9 @@ class Fit:
     tunes: bool
     """Whether there is time to train more than a head."""
 
+    freezes_half: bool = False
+    """Whether the first half of a pretrained network's stages keeps its weights."""
+
     epoch_seconds: float
     """Seconds per epoch of the most expensive network, with one worker."""
 
@@ -115,6 +147,9 @@ class Fit:
 
     first_size: ImageSize | None = None
     """A smaller size that gives an early first score; None if `size` is small enough."""
+
+    search_share: float = SEARCH_SHARE
+    """Share of the search in the total time."""
 
     views: int | None = None
     """Augmented versions of each image whose features are stored; None: only the unchanged images."""
@@ -162,7 +197,6 @@ def scratch_sizes(images: ImageFacts) -> list[ImageSize]:
     return sorted(dict.fromkeys(small), key=lambda size: -area(size))
 
 
-LARGEST_SIDE, SMALLEST_SIDE = 224, 8
 SQUARE, MOST_OBLONG = 1.1, 4.0
 """Aspect ratios up to the first count as square; images with one above the second do not keep it."""
 
@@ -203,8 +237,11 @@ def fit_pretrained(
     work: Work,
     budget: Budget,
     classes: int,
+    native: int = LARGEST_SIDE,
 ) -> Fit | None:
     """Return the size, networks and epochs that fit the time; None if nothing fits.
+
+    `native` is the shorter side of the images.
 
     Features at a larger size are as good as short fine-tuning at a smaller one, so fine-tuning is chosen only if there
     is time for enough epochs at a size that is not too small.
@@ -212,11 +249,15 @@ def fit_pretrained(
     headed = next((fit for size in sizes if (fit := _head_fit(networks, size, speeds, work, budget, classes))), None)
     if headed is None:
         return _few_images_fit(networks, sizes, speeds, work, budget, classes)
-    for size in sizes:
-        if shorter(size) / shorter(headed.size) < TUNED_SIDE:
-            break
-        if (tuned := _tuned_fit(networks, size, speeds, work, budget, classes)) is not None:
-            return tuned
+    for ways in ((WHOLE, HALF), (HALF_IN_SHORT_TIME,)):
+        for size in sizes:
+            for way in ways:
+                divided = Budget.of(budget.seconds, budget.workers, way.search_share)
+                least, most = way.smallest_side * shorter(headed.size), way.enlarged * native
+                if least <= shorter(size) <= most:
+                    tuned = _tuned_fit(way, networks, size, speeds, work, divided, classes)
+                    if tuned is not None:
+                        return tuned
     return headed
 
 
@@ -306,6 +347,7 @@ def _first_size(
 
 
 def _tuned_fit(
+    way: Tuning,
     networks: Sequence[Network],
     size: ImageSize,
     speeds: Mapping[str, Speed],
@@ -313,32 +355,36 @@ def _tuned_fit(
     budget: Budget,
     classes: int,
 ) -> Fit | None:
-    """Return the networks that `TUNED_TRIALS` trials can fine-tune for enough epochs, including their features."""
+    """Return the networks that enough trials can fine-tune for enough epochs, including their features."""
     found = []
     for network in networks:
         macs, speed = network.macs(size, 3, classes), speeds[network.key]
         # With one view, the first score is ready earlier.
         once = work.feature_seconds(macs, speed)
-        views = TUNED_VIEWS if TUNED_VIEWS * once <= budget.first else 1
+        views = TUNED_VIEWS if TUNED_VIEWS * once <= budget.first and not way.half else 1
         features = views * once
-        trial = (budget.search - features) * budget.workers / TUNED_TRIALS
-        epochs = int(trial / (work.folds * work.seconds(macs, speed)))
-        if features <= FEATURES_SHARE * budget.search and epochs >= FEWEST_TUNE_EPOCHS:
-            found.append((work.seconds(macs, speed), epochs, network, views))
+        trial = (budget.search - features) * budget.workers / way.trials
+        epoch = way.cost * work.seconds(macs, speed)
+        epochs = int(trial / (work.folds * epoch))
+        if features <= FEATURES_SHARE * budget.search and epochs >= way.fewest_epochs:
+            found.append((epoch, epochs, network, views))
     if not found:
         return None
     # Larger networks learn more.
-    kept = sorted(found, key=lambda one: -one[0])[:MOST_NETWORKS]
+    kept = sorted(found, key=lambda one: -one[0])[: MOST_NETWORKS if way.trials > HALF_IN_SHORT_TIME.trials else 1]
     epochs = min([BEST_TUNE_EPOCHS, *(epochs for _, epochs, _, _ in kept)])
+    head_epochs = 0 if way.half else HEAD_EPOCHS
     return Fit(
         size=size,
         networks=tuple(network for network in networks if network in [one for _, _, one, _ in kept]),
-        head_epochs=HEAD_EPOCHS,
-        epochs=HEAD_EPOCHS + epochs,
+        head_epochs=head_epochs,
+        epochs=head_epochs + epochs,
         tunes=True,
+        freezes_half=way.half,
+        search_share=way.search_share,
         epoch_seconds=kept[0][0],
         max_train=None,
-        views=min(views for _, _, _, views in kept),
+        views=None if way.half else min(views for _, _, _, views in kept),
     )
 
 

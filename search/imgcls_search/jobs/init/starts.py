@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imgcls_search.image_size import area, written
@@ -16,6 +16,12 @@ SCRATCH_STARTS: Mapping[str, Mapping[str, Any]] = {
 TUNED_START = {"finetune.start": "logistic", "finetune.backbone_lr_factor": 0.5}
 """Test accuracy of EfficientNet-Lite0 on TrashNet, 10 epochs at 96x128 after one of the head: 0.87 with a factor of
 0.5, or of 1 with `layer_decay` 0.85; 0.82 with 0.1, which learns too little."""
+
+HALF_STARTS: Sequence[Mapping[str, Any]] = [
+    {"head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": lr, "optimizer.adamw.weight_decay": 0.05}
+    for lr in (1e-3, 2e-3)
+]
+"""Configurations with the first half of the stages frozen; the first one is that of `sizes.Tuning`."""
 
 OTHER_START = {"optimizer": "adamw", "optimizer.adamw.lr": 2e-3, "optimizer.adamw.weight_decay": 0.05}
 
@@ -31,6 +37,9 @@ def start_configurations(plan: DraftPlan) -> list[dict[str, Any]]:
         starts += [{**sized, **named, "head": "logistic"} for sized in _sizes(plan)]
         named = {**_sizes(plan)[-1], **named}
         trained = {**named, "head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": 1e-3}
+        if plan.fit.freezes_half:
+            starts += [{**named, **start} for start in HALF_STARTS]
+            continue
         if plan.fit.tunes:
             trained |= TUNED_START
         starts.append(trained)

@@ -118,7 +118,7 @@ def test_sizes_are_those_of_the_file(lenet: tuple[Path, InputShape], tmp_path: P
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "no such ONNX file"), (b"", "not an ONNX model"), (b"nonsense" * 100, "not an ONNX model, or damaged")],
+    [(None, "no such file"), (b"", "not an ONNX model"), (b"nonsense" * 100, "not an ONNX model, or damaged")],
 )
 def test_bad_file_is_one_line(content: bytes | None, said: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"

@@ -17,7 +17,7 @@ from imgcls_search.errors import UserError, writing
 from imgcls_search.orchestrator.code_used import refuse_unfit
 from imgcls_search.orchestrator.study_data import with_known_name
 from imgcls_search.space import Space, read_space
-from imgcls_search.space.study_section import slug
+from imgcls_search.space.study_section import name_of_images
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import StudyFiles, find_study
 
@@ -50,12 +50,6 @@ class OutputFolder:
         return self.out / "report.html"
 
 
-def name_of(component: Component) -> str:
-    """Return a name for some images: of their folder, their table or the data set."""
-    place = component.args.get("root") if component.name == "folder" else component.args.get("file")
-    return slug(str(Path(place).with_suffix(""))) if place else component.name
-
-
 def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
     """Return the output folder for some images; it may exist from an earlier call.
 
@@ -64,8 +58,8 @@ def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
         DataError: the images do not exist.
     """
     must_exist(component)
-    chosen = out if out is not None else Path(f"auto-{name_of(component)}")
-    found = OutputFolder(out=chosen, space_file=chosen / f"{name_of(component)}.yaml")
+    chosen = out if out is not None else Path(f"auto-{name_of_images(component)}")
+    found = OutputFolder(out=chosen, space_file=chosen / f"{name_of_images(component)}.yaml")
     _refuse_among_images(component, chosen, studies)
     _refuse_study(component)
     if chosen.exists():

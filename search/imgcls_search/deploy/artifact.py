@@ -91,7 +91,7 @@ class Artifact:
             DeployError: the file is missing, damaged, not exported by this program, or has tensors in other files.
         """
         if not path.is_file():
-            raise DeployError(f"{path}: no such ONNX file")
+            raise DeployError(f"{path}: no such file")
         if path.suffix in RUNTIMES:
             return cls._load_other(path)
         import onnxruntime

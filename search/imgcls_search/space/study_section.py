@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
-from imgcls_search.config import TrialConfig, expand_path
+from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.errors import UserError, closest
 from imgcls_search.measures import bounds
 from imgcls_search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
@@ -168,6 +168,14 @@ def _data_name(name: str, group: Group, taken: int) -> str:
         return name
     written = address.value if name == "folder" else os.path.splitext(address.value)[0]  # noqa: PTH122
     return slug(written)[: max(1, 99 - taken)].rstrip(".-_") or name
+
+
+def name_of_images(data: Component) -> str:
+    """Return a name for the images of a data section: that of their folder or table, or of the data set."""
+    if data.name == "folder":
+        return slug(data.args["root"])
+    file = data.args.get("file")
+    return slug(str(Path(file).with_suffix(""))) if file else data.name
 
 
 def slug(root: str) -> str:

@@ -11,7 +11,7 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy
@@ -381,5 +381,5 @@ class Rows:
 
 
 def _now() -> datetime:
-    # UTC without a time zone, since the columns of Optuna hold none.
-    return datetime.now(timezone.utc).replace(tzinfo=None)
+    # Local time without a zone, as Optuna writes it.
+    return datetime.now().astimezone().replace(tzinfo=None)

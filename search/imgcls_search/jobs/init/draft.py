@@ -22,7 +22,7 @@ from imgcls_search.jobs.init.networks import pretrained_at_hand
 from imgcls_search.jobs.init.plan import make_plan
 from imgcls_search.space import parse
 from imgcls_search.space.overrides import plain_value
-from imgcls_search.space.study_section import slug
+from imgcls_search.space.study_section import name_of_images, slug
 from imgcls_search.space.writer import inline
 
 Flips = Literal["none", "horizontal", "both"]
@@ -210,8 +210,7 @@ def _header(images: ImageFacts, file: str, seconds: float) -> list[str]:
 
 def default_target(component: Component) -> Path:
     """Return the default file of a draft: in the working folder, named after the images."""
-    place = component.args.get("root") if component.name == "folder" else component.args.get("file")
-    return Path(f"{slug(str(Path(place).with_suffix(''))) if place else component.name}.yaml")
+    return Path(f"{name_of_images(component)}.yaml")
 
 
 def check_target(target: Path, *, force: bool) -> None:

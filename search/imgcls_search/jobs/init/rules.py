@@ -89,7 +89,7 @@ def _study(found: Found, images: ImageFacts, plan: DraftPlan, name: str) -> None
         f"{durations.show(budget.confirm)} for retraining and testing the best (imgcls-search confirm)",
     )
     found.put("study.trials", plan.trials, "more than fit into the time: the time ends the search")
-    workers = "one for each core" if plan.fit and plan.workers > 1 else "one at a time"
+    workers = "one for each core" if plan.workers > 1 else "one at a time"
     found.put("study.workers", plan.workers, f"trials at a time: {workers}; null chooses again on another machine")
     if not plan.fit.tunes:
         found.put(
@@ -226,7 +226,7 @@ def _augment(found: Found, images: ImageFacts, plan: DraftPlan, flips: str) -> N
     found.put("augment.contrast", {"choice": [0.0, 0.2]})
     if not images.is_grey:
         found.put("augment.saturation", {"choice": [0.0, 0.2]})
-    if flips != "none" and not plan.pretrained:
+    if flips != "none":
         found.put("augment.policy", {"none": {}, "trivial": {}}, "networks from scratch need more variety")
 
 

@@ -134,16 +134,17 @@ def _jobs(
     jobs = []
     few = _few(source)
     for network, size in zip(networks, sizes, strict=True):
+        taken = 3 if network.is_pretrained else channels
         try:
-            data = prepare(few, image_size=size, channels=channels, cache=folder, fit="squash")
-            macs = network.macs(size, channels, len(source.classes))
+            data = prepare(few, image_size=size, channels=taken, cache=folder, fit="squash")
+            macs = network.macs(size, taken, len(source.classes))
         except SearchError:
             # Damaged images and similar problems are reported elsewhere.
             continue
         jobs.append(
             _Job(
                 name=network.key,
-                config=network.config(size, channels, batch=TRAIN_IMAGES // 2, several=source.has_several_labels),
+                config=network.config(size, taken, batch=TRAIN_IMAGES // 2, several=source.has_several_labels),
                 data=data,
                 macs=macs,
             )

@@ -349,9 +349,9 @@ def test_more_time_searches_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (4e-11, 224, 128, "half"),
         (5e-11, 224, 96, "whole"),
         # Two trainings, and no time to retrain the best.
-        (9e-11, 224, 128, "half"),
+        (7e-11, 224, 128, "half"),
         # Small images are not enlarged that much for a few epochs; features of large ones teach a head more.
-        (9e-11, 70, 224, None),
+        (7e-11, 70, 224, None),
         (1e-10, 224, 224, None),
     ],
 )
@@ -367,7 +367,7 @@ def test_slower_machines_tune_smaller_images_and_then_heads_alone(
     if tuned is not None:
         assert fit.epochs - fit.head_epochs >= (HALF if fit.freezes_half else WHOLE).fewest_epochs
         # All trainings of two workers fit into the time of the search.
-        trials = 2 if rate == 9e-11 else 4
+        trials = 2 if rate == 7e-11 else 4
         search = Budget.of(600.0, 2, fit.search_share).search
         assert trials * (fit.epochs - fit.head_epochs) * fit.epoch_seconds <= 2 * search
 

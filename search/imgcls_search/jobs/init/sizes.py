@@ -66,11 +66,14 @@ class Tuning:
 
     search_share: float = SEARCH_SHARE
 
+    margin: float = 1.0
+    """Time to allow for an epoch / that expected: a training that does not end in time has no score."""
+
 
 WHOLE = Tuning(half=False, cost=1.0, fewest_epochs=10, trials=4, smallest_side=0.4)
 HALF = Tuning(half=True, cost=0.6, fewest_epochs=12, trials=4, smallest_side=0.5, enlarged=1.6)
 # There is no time to retrain the best.
-HALF_IN_SHORT_TIME = replace(HALF, trials=2, search_share=0.78)
+HALF_IN_SHORT_TIME = replace(HALF, trials=2, search_share=0.78, margin=1.25)
 
 HEAD_EPOCHS, HEAD_ONLY_EPOCHS = 2, 20
 HEAD_SECONDS = 5e-6
@@ -365,7 +368,7 @@ def _tuned_fit(
         features = views * once
         trial = (budget.search - features) * budget.workers / way.trials
         epoch = way.cost * work.seconds(macs, speed)
-        epochs = int(trial / (work.folds * epoch))
+        epochs = int(trial / (work.folds * way.margin * epoch))
         if features <= FEATURES_SHARE * budget.search and epochs >= way.fewest_epochs:
             found.append((epoch, epochs, network, views))
     if not found:

@@ -30,11 +30,14 @@ LEAST_SECONDS, SHARE_OF_DRAFT, MOST_SHARE = 8.0, 0.6, 1 / 6
 """Time to assume for bundle or report until one was measured: at least these seconds or this share of the draft's
 time, which shows how busy the machine is; at most this share of the total time."""
 
-MAP_PASSES = 200
+MAP_PASSES = 500
 """Passes of the network that the maps of a report's mistakes take, an estimate."""
 
+CORRUPTED_MACS, MOST_CORRUPTED, LEAST_CORRUPTED = 3e11, 3_000, 450
+"""Multiply-accumulates for the corrupted images of a report, and their number: as in `views.sureness`."""
+
 SIMILAR_MACS = 5e11
-"""`jobs.neighbours.MOST_MACS`, whose module imports torch."""
+"""Multiply-accumulates for the training images that a report compares: as in `jobs.neighbours`."""
 
 END_SECONDS = 3.0
 """Time to print the result and end the process."""
@@ -70,6 +73,7 @@ def _report_seconds(fact: AutoFact, record: Record | None) -> float:
         return measured.get("report", _assumed(fact))
     images, each = record.fact("data")["images"], _macs(record)
     macs = (images.get("val", 0) + MAP_PASSES) * each
+    macs += max(min(MOST_CORRUPTED * each, CORRUPTED_MACS), LEAST_CORRUPTED * each)
     # The features of a frozen network are stored; others are computed to find similar training images.
     configs = [trial.candidate.config.tree for trial in best.ranked(record)[:3]]
     if any(tree.get("finetune", {}).get("freeze") != "backbone" for tree in configs):

@@ -77,6 +77,15 @@ class Baseline(_Baseline, _LargestClass, total=False):
     """Seconds until that trial was complete."""
 
 
+class Unfinished(TypedDict):
+    """A training that the time ended, with a better score so far than the chosen trial."""
+
+    trial: int
+    score: float
+    epoch: int
+    epochs: int
+
+
 class Times(TypedDict):
     """Given and spent time in seconds."""
 
@@ -96,6 +105,9 @@ class AutoFinding(TypedDict):
     test: AutoScore | None
     test_openings: int
     baselines: list[Baseline]
+    unfinished: Unfinished | None
+    """The best training of this kind."""
+
     decisions: list[dict[str, Any]]
     """Decisions of the draft, see `jobs.init.draft.Decision`."""
 
@@ -133,6 +145,7 @@ def describe(made: Delivered, options: str) -> AutoFinding:
         "test": test,
         "test_openings": len(record.facts.get("test_openings", [])),
         "baselines": _baselines(made, is_tested=test is not None),
+        "unfinished": unfinished(record, trial),
         "decisions": [one.to_dict() for one in made.decisions],
         "time": {"given": made.account["given"], "spent": dict(made.account["spent"])},
         "files": _files(made),
@@ -145,6 +158,25 @@ def describe(made: Delivered, options: str) -> AutoFinding:
         },
         "by_hand": _by_hand(made, options),
     }
+
+
+def unfinished(record: Record, chosen: Trial) -> Unfinished | None:
+    """Return the best running or paused training, if its last score is better than the chosen trial's."""
+    metric, direction = record.objectives[0]
+    sign = 1 if direction == "maximize" else -1
+    scored = [trial for trial in record.trials if trial.state in ("running", "paused") and metric in _last(trial)]
+    if not scored:
+        return None
+    leading = max(scored, key=lambda trial: sign * _last(trial)[metric])
+    score = _last(leading)[metric]
+    if chosen.values is not None and sign * score <= sign * chosen.first_value:
+        return None
+    epochs = leading.candidate.config.training_epochs
+    return {"trial": leading.number, "score": score, "epoch": leading.epoch, "epochs": epochs}
+
+
+def _last(trial: Trial) -> Mapping[str, float]:
+    return trial.epochs[-1] if trial.epochs else {}
 
 
 def _quoted(path: Path) -> str:

@@ -136,6 +136,12 @@ def _show(found: AutoFinding) -> None:
         echo(f"test {test['metric']}: {_score(test['metric'], test)}, {how_often}")
     for entry in found["baselines"]:
         echo(f"compare: {_baseline(entry)}")
+    if (better := found["unfinished"]) is not None:
+        score = measured(metric, better["score"], found["validation"].get("images"))
+        echo(
+            f"unfinished: trial {better['trial']} had {metric} {score} after {better['epoch']} of {better['epochs']} "
+            "epochs; a longer --time finishes it"
+        )
     spent, given = found["time"]["spent"], found["time"]["given"]
     parts = ", ".join(f"{step} {durations.show(seconds)}" for step, seconds in spent.items() if seconds >= 0.5)
     total = sum(spent.values())

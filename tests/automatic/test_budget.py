@@ -49,6 +49,8 @@ def test_time_of_a_report_grows_with_the_passes_of_the_network() -> None:
     rest = 1e-9 * neighbours.MOST_MACS
     assert times[2] - times[0] == pytest.approx((50 + budget.MAP_PASSES + least) * 10 + rest)
     assert budget.CORRUPTED_MACS == sureness.MOST_MACS
+    # Where no draft has timed a network, the time of a bundle says little about it.
+    assert budget._report_seconds({**unmeasured, "measured": {}}, record) == pytest.approx(times[0])
 
 
 @pytest.mark.parametrize(

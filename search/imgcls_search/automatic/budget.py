@@ -69,7 +69,7 @@ def note_speeds(fact: AutoFact, speeds: Mapping[str, Mapping[str, float]]) -> No
 def _report_seconds(fact: AutoFact, record: Record | None) -> float:
     """Estimate the seconds for the report: the measured ones, or pictures and the network's passes over images."""
     measured = fact.get("measured", {})
-    if "report" in measured or record is None:
+    if "report" in measured or record is None or "mac" not in measured:
         return measured.get("report", _assumed(fact))
     images, each = record.fact("data")["images"], _macs(record)
     macs = (images.get("val", 0) + MAP_PASSES) * each
@@ -78,7 +78,7 @@ def _report_seconds(fact: AutoFact, record: Record | None) -> float:
     configs = [trial.candidate.config.tree for trial in best.ranked(record)[:3]]
     if any(tree.get("finetune", {}).get("freeze") != "backbone" for tree in configs):
         macs += min(images.get("train", 0) * each, SIMILAR_MACS)
-    return _assumed(fact) + macs * _mac_seconds(record, fact)
+    return _assumed(fact) + macs * measured["mac"]
 
 
 def _bundle_seconds(fact: AutoFact, record: Record | None) -> float:

@@ -22,18 +22,12 @@ from imgcls_search.jobs.init import machine as machine_facts
 from imgcls_search.jobs.init import rules, speed, text
 from imgcls_search.jobs.init.columns import guess_columns
 from imgcls_search.jobs.init.cuts import possible_cuts
+from imgcls_search.jobs.init.fits import HALF, VIEWS_SHARE, WHOLE, Work, fit_pretrained
 from imgcls_search.jobs.init.images import ImageFacts, look_at_images
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
 from imgcls_search.jobs.init.plan import Budget, make_plan
-from imgcls_search.jobs.init.sizes import (
-    HALF,
-    VIEWS_SHARE,
-    WHOLE,
-    Work,
-    fit_pretrained,
-    native_size,
-)
+from imgcls_search.jobs.init.sizes import native_size
 from imgcls_search.space import parse
 from PIL import Image
 
@@ -228,7 +222,7 @@ def drafted(
     monkeypatch.setattr(drafts, "look_at_machine", lambda root: MACHINES[machine])
     monkeypatch.setattr(drafts, "pretrained_at_hand", lambda classes: (weights or [], []))
     monkeypatch.setattr(speed, "time_allowed", lambda seconds: 0.0)
-    monkeypatch.setattr("imgcls_search.jobs.init.sizes.time_allowed", lambda seconds: 0.0)
+    monkeypatch.setattr("imgcls_search.jobs.init.fits.time_allowed", lambda seconds: 0.0)
     return drafts.draft(data, seconds=seconds, root=Path("nowhere"), flips=flips)  # type: ignore[arg-type]
 
 

@@ -9,22 +9,11 @@ from imgcls_search import durations
 from imgcls_search.data import Source
 from imgcls_search.image_size import ImageSize, shorter
 from imgcls_search.jobs.init import speed
+from imgcls_search.jobs.init.fits import FEW_IMAGES, PROCESS_BYTES, Budget, Fit, Work, fit_pretrained, fit_scratch
 from imgcls_search.jobs.init.images import ImageFacts, Progress
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
-from imgcls_search.jobs.init.sizes import (
-    FEW_IMAGES,
-    PROCESS_BYTES,
-    SMALL_SIDE,
-    Budget,
-    Fit,
-    Work,
-    fit_pretrained,
-    fit_scratch,
-    native_size,
-    pretrained_sizes,
-    scratch_sizes,
-)
+from imgcls_search.jobs.init.sizes import SMALL_SIDE, native_size, pretrained_sizes, scratch_sizes
 from imgcls_search.jobs.init.speed import Speed
 
 MEMORY_SHARE = 0.8

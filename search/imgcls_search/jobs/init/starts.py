@@ -21,7 +21,7 @@ HALF_STARTS: Sequence[Mapping[str, Any]] = [
     {"head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": lr, "optimizer.adamw.weight_decay": 0.05}
     for lr in (1e-3, 2e-3)
 ]
-"""Configurations with the first half of the stages frozen; the first one is that of `sizes.Tuning`."""
+"""Configurations with the first half of the stages frozen; the first one is that of `fits.Tuning`."""
 
 OTHER_START = {"optimizer": "adamw", "optimizer.adamw.lr": 2e-3, "optimizer.adamw.weight_decay": 0.05}
 

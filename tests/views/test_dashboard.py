@@ -24,7 +24,7 @@ from imgcls_search.study import best
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.views import dashboard
+from imgcls_search.views import attributes, dashboard
 from imgcls_search.views.addresses import is_loopback
 from imgcls_search.views.dashboard import make_dashboard, refusing_strangers
 
@@ -406,9 +406,14 @@ def test_attributes_are_a_line_each_and_whole_at_their_address(tmp_path: Path) -
     record = long_study(files)
     with serving(files) as port:
         page = shown(port)
-        for entry in (page, *page["trials"], *page["best_trials"]):
+        (summary,) = json.loads(get(port, "/api/studies")[1])["study_summaries"]
+        for entry in (summary, page, *page["trials"], *page["best_trials"]):
             assert all(len(each["value"]) <= 160 for each in entry["user_attrs"])
             assert not any(each["value"].startswith(("{", "[")) for each in entry["user_attrs"])
+        # Of another study, the list has what fits.
+        other = {"study_name": "other", "user_attrs": [{"key": "a", "value": '{"x": [1'}, {"key": "b", "value": "[2]"}]}
+        attributes.shorten_summary(other, record)
+        assert [each["value"] for each in other["user_attrs"]] == ["too long for this list", "2"]
         short = {each["key"]: each["value"] for each in page["trials"][2]["user_attrs"]}
         assert short["config"].startswith("data digits")
         assert "model vit" in short["config"]

@@ -35,6 +35,18 @@ def shorten_trials(entries: Sequence[MutableMapping[str, Any]], record: Record) 
             entry["user_attrs"] = _entries({**known, **kept}, str(entry["number"]))
 
 
+def shorten_summary(summary: MutableMapping[str, Any], record: Record) -> None:
+    """Do the same to a study in the list of all studies, which may be another one than the record's."""
+    if summary["study_name"] == record.study.study_name:
+        summary["user_attrs"] = _entries({**record.facts}, "study")
+        return
+    known = {each["key"]: _read(each["value"]) for each in summary["user_attrs"]}
+    # The list has only the beginning of long JSON.
+    cut = [key for key, value in known.items() if isinstance(value, str) and value.startswith(("{", "["))]
+    known |= dict.fromkeys(cut, "too long for this list")
+    summary["user_attrs"] = [{"key": key, "value": brief(value)} for key, value in known.items()]
+
+
 def _entries(attributes: Mapping[str, Any], name: str) -> list[dict[str, str]]:
     shown = [{"key": key, "value": brief(value)} for key, value in attributes.items()]
     return [{"key": "all", "value": f"/attributes/{name}.json"}, *shown]

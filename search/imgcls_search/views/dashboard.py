@@ -63,7 +63,7 @@ def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str],
     _tell_lost_pictures(files, latest.record, say)
     store = _Pictures(files.pictures)
     application = agreeing_on_best(wsgi(files.store.open(), artifact_store=store), latest)
-    application = serving_attributes(application, latest)
+    application = serving_attributes(shortening_list(application, latest), latest)
     application = refusing_strangers(application, host)
     try:
         server = make_server(host, port, application, server_class=DashboardServer, handler_class=_Quiet)
@@ -78,6 +78,27 @@ def address_of(record: Record, host: str, port: int) -> str:
     # An IPv6 address contains colons.
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/dashboard/studies/{record.study._study_id}"
+
+
+def shortening_list(application: Application, latest: Latest) -> Application:
+    """Shorten the attributes of studies in the list of all studies to what a page can show."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "GET" or environ.get("PATH_INFO", "").rstrip("/") != "/api/studies":
+            return application(environ, start_response)
+        said: list[tuple[str, list[tuple[str, str]]]] = []
+        body = b"".join(application(environ, lambda status, headers, trouble=None: said.append((status, headers))))
+        status, headers = said[-1]
+        if status.startswith("200"):
+            page = json.loads(body)
+            for summary in page["study_summaries"]:
+                attributes.shorten_summary(summary, latest.read())
+            body = json.dumps(page).encode()
+        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*kept, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
 
 
 def serving_attributes(application: Application, latest: Latest) -> Application:

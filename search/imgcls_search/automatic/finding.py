@@ -171,7 +171,7 @@ def unfinished(record: Record, chosen: Trial) -> Unfinished | None:
     score = _last(leading)[metric]
     if chosen.values is not None and sign * score <= sign * chosen.first_value:
         return None
-    epochs = leading.candidate.config.training_epochs
+    epochs = leading.candidate.config.epochs
     return {"trial": leading.number, "score": score, "epoch": leading.epoch, "epochs": epochs}
 
 

@@ -161,21 +161,27 @@ def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tupl
     return name, former if former != name and NAME.fullmatch(former) else None
 
 
+_PLACES = {"folder": "root", "table": "file"}
+"""The argument of a data source that says where its images are, for sources named after it."""
+
+
 def _data_name(name: str, group: Group, taken: int) -> str:
     """Return the data part of a study's name: the name of the folder, of the table, or of the data set."""
-    address = group.children.get({"folder": "root", "table": "file"}.get(name, ""))
+    address = group.children.get(_PLACES.get(name, ""))
     if not isinstance(address, Fixed) or not isinstance(address.value, str):
         return name
-    written = address.value if name == "folder" else os.path.splitext(address.value)[0]  # noqa: PTH122
-    return slug(written)[: max(1, 99 - taken)].rstrip(".-_") or name
+    return _slug_of_place(name, address.value)[: max(1, 99 - taken)].rstrip(".-_") or name
 
 
 def name_of_images(data: Component) -> str:
     """Return a name for the images of a data section: that of their folder or table, or of the data set."""
-    if data.name == "folder":
-        return slug(data.args["root"])
-    file = data.args.get("file")
-    return slug(str(Path(file).with_suffix(""))) if file else data.name
+    place = data.args.get(_PLACES.get(data.name, ""))
+    return _slug_of_place(data.name, place) if place else data.name
+
+
+def _slug_of_place(kind: str, place: str) -> str:
+    """Return the slug of a folder, or of a table without its extension."""
+    return slug(place if kind == "folder" else os.path.splitext(place)[0])  # noqa: PTH122
 
 
 def slug(root: str) -> str:

@@ -86,19 +86,31 @@ def shortening_list(application: Application, latest: Latest) -> Application:
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "GET" or environ.get("PATH_INFO", "").rstrip("/") != "/api/studies":
             return application(environ, start_response)
-        said: list[tuple[str, list[tuple[str, str]]]] = []
-        body = b"".join(application(environ, lambda status, headers, trouble=None: said.append((status, headers))))
-        status, headers = said[-1]
+        status, headers, body = _ask(application, environ)
         if status.startswith("200"):
-            page = json.loads(body)
+            page, record = json.loads(body), latest.read()
             for summary in page["study_summaries"]:
-                attributes.shorten_summary(summary, latest.read())
+                attributes.shorten_summary(summary, record)
             body = json.dumps(page).encode()
-        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
-        start_response(status, [*kept, ("Content-Length", str(len(body)))])
-        return [body]
+        return _reply(start_response, status, headers, body)
 
     return answer
+
+
+def _ask(application: Application, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Return the status, the headers and the whole body of an application's answer."""
+    said: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(application(environ, lambda status, headers, trouble=None: said.append((status, headers))))
+    return *said[-1], body
+
+
+def _reply(
+    start_response: Callable[..., Any], status: str, headers: Sequence[tuple[str, str]], body: bytes
+) -> list[bytes]:
+    """Answer with a body that may have another length than the headers say."""
+    kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+    start_response(status, [*kept, ("Content-Length", str(len(body)))])
+    return [body]
 
 
 def serving_attributes(application: Application, latest: Latest) -> Application:
@@ -223,10 +235,7 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
     seen: dict[int, Any] = {}
 
     def ask(environ: dict[str, Any], after: int) -> tuple[str, list[tuple[str, str]], bytes]:
-        said: list[tuple[str, list[tuple[str, str]]]] = []
-        question = {**environ, "QUERY_STRING": f"after={after}"}
-        body = b"".join(application(question, lambda status, headers, trouble=None: said.append((status, headers))))
-        return *said[-1], body
+        return _ask(application, {**environ, "QUERY_STRING": f"after={after}"})
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         query = re.fullmatch(r"(?:after=(\d+))?", environ.get("QUERY_STRING", ""))
@@ -252,9 +261,7 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
             # Earlier versions named no objective in studies with only one.
             page.setdefault("objective_names", [metric for metric, _ in record.objectives])
             body = json.dumps(page).encode()
-        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
-        start_response(status, [*kept, ("Content-Length", str(len(body)))])
-        return [body]
+        return _reply(start_response, status, headers, body)
 
     return answer
 

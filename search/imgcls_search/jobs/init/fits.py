@@ -55,6 +55,7 @@ class Tuning:
     enlarged: float = math.inf
     """Largest worthwhile side / that of the images."""
 
+    networks: int = MOST_NETWORKS
     search_share: float = SEARCH_SHARE
 
     margin: float = 1.0
@@ -64,7 +65,7 @@ class Tuning:
 WHOLE = Tuning(half=False, cost=1.0, fewest_epochs=10, trials=4, smallest_side=0.4)
 HALF = Tuning(half=True, cost=0.6, fewest_epochs=12, trials=4, smallest_side=0.5, enlarged=1.6)
 # There is no time to retrain the best.
-HALF_IN_SHORT_TIME = replace(HALF, trials=2, search_share=0.78, margin=1.25)
+HALF_IN_SHORT_TIME = replace(HALF, trials=2, networks=1, search_share=0.78, margin=1.25)
 
 HEAD_EPOCHS, HEAD_ONLY_EPOCHS = 2, 20
 HEAD_SECONDS = 5e-6
@@ -190,15 +191,13 @@ def fit_pretrained(
     headed = next((fit for size in sizes if (fit := _head_fit(networks, size, speeds, work, budget, classes))), None)
     if headed is None:
         return _few_images_fit(networks, sizes, speeds, work, budget, classes)
-    for ways in ((WHOLE, HALF), (HALF_IN_SHORT_TIME,)):
-        for size in sizes:
-            for way in ways:
-                divided = Budget.of(budget.seconds, budget.workers, way.search_share)
-                least, most = way.smallest_side * shorter(headed.size), way.enlarged * native
-                if least <= shorter(size) <= most:
-                    tuned = _tuned_fit(way, networks, size, speeds, work, divided, classes)
-                    if tuned is not None:
-                        return tuned
+    # Largest size first; the last way only if no size has time for the others.
+    order = [(way, size) for ways in ((WHOLE, HALF), (HALF_IN_SHORT_TIME,)) for size in sizes for way in ways]
+    for way, size in order:
+        if way.smallest_side * shorter(headed.size) <= shorter(size) <= way.enlarged * native:
+            divided = Budget.of(budget.seconds, budget.workers, way.search_share)
+            if (tuned := _tuned_fit(way, networks, size, speeds, work, divided, classes)) is not None:
+                return tuned
     return headed
 
 
@@ -312,7 +311,7 @@ def _tuned_fit(
     if not found:
         return None
     # Larger networks learn more.
-    kept = sorted(found, key=lambda one: -one[0])[: MOST_NETWORKS if way.trials > HALF_IN_SHORT_TIME.trials else 1]
+    kept = sorted(found, key=lambda one: -one[0])[: way.networks]
     epochs = min([BEST_TUNE_EPOCHS, *(epochs for _, epochs, _, _ in kept)])
     head_epochs = 0 if way.half else HEAD_EPOCHS
     return Fit(

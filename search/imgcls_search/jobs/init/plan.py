@@ -86,7 +86,8 @@ def make_plan(
     classes = len(source.classes)
     channels = 1 if images.is_grey else 3
     sized = pretrained_sizes(images)
-    usable = [] if shorter(native_size(images)) < SMALL_SIDE else list(pretrained)
+    native = shorter(native_size(images))
+    usable = [] if native < SMALL_SIDE else list(pretrained)
     scratch = {size: from_scratch(size, channels, classes) for size in scratch_sizes(images)}
     compared = scratch if not usable or len(source.names["train"]) > FEW_IMAGES else {}
     speeds = _speeds(usable, sized, compared, source, machine, channels, seconds, progress)
@@ -94,7 +95,6 @@ def make_plan(
     budget = Budget.of(seconds, machine.workers)
     for number, each in enumerate(sources):
         work = _work(each)
-        native = shorter(native_size(images))
         tuned = fit_pretrained(usable, sized, speeds, work, budget, classes, native) if usable else None
         fresh = None
         if compared or tuned is None:
@@ -197,6 +197,7 @@ def _chosen(
             epochs=max(tuned.epochs, min(fresh.epochs, 2 * tuned.epochs)),
             tunes=tuned.tunes,
             freezes_half=tuned.freezes_half,
+            search_share=tuned.search_share,
             epoch_seconds=max(tuned.epoch_seconds, fresh.epoch_seconds),
             max_train=None,
         )

@@ -14,6 +14,7 @@ import optuna
 import pytest
 import sqlalchemy
 from imgcls_search.errors import StudyError
+from imgcls_search.study.database import FileAccess, Step, T, writing
 from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -119,6 +120,26 @@ def test_somebody_elses_trial_is_noticed(tmp_path: Path) -> None:
     assert len(study.trials) == 1
     rows.add(1, {}, {}, {})
     assert [trial.number for trial in study.trials] == [0, 1]
+
+
+class UncertainAccess(FileAccess):
+    """Does every step as a server's second attempt: the commit of the first may have succeeded."""
+
+    def transact(self, engine: sqlalchemy.Engine, study_id: int, step: Step[T], *, durable: bool = False) -> T:
+        with writing(engine, durable=durable) as connection:
+            return step(connection, True)
+
+
+def test_second_attempt_finds_its_own_trial_but_takes_nobody_elses(tmp_path: Path) -> None:
+    study, rows = open_study(tmp_path / "s.db")
+    uncertain = Rows(rows.engine, rows.study_id, UncertainAccess())
+    own = rows.add(0, {}, {}, {"seed": 7})
+    assert uncertain.add(0, {}, {}, {"seed": 7}) == own
+    study.ask()
+    with pytest.raises(NumberTakenError):
+        uncertain.add(1, {}, {}, {"seed": 8})
+    assert uncertain.add(2, {}, {}, {"seed": 8}) != own
+    assert [trial.user_attrs for trial in study.trials] == [{"seed": 7}, {}, {"seed": 8}]
 
 
 def test_waiting_trial_is_taken_once(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ class Rows:
 
         def step(connection: sqlalchemy.Connection, again: bool) -> int:
             if again and (known := connection.execute(sqlalchemy.select(TRIALS.c.trial_id).where(its_number)).scalar()):
-                # The earlier attempt was committed: only the holder of the study adds running trials.
+                if not self._is_written_so(connection, known, TrialState.RUNNING, attributes):
+                    raise NumberTakenError
                 return int(known)
             trial_id = int(connection.execute(TRIALS.insert().returning(TRIALS.c.trial_id), trial).scalar_one())
             count = sqlalchemy.select(sqlalchemy.func.count()).where(TRIALS.c.study_id == self.study_id)
@@ -126,7 +127,7 @@ class Rows:
         begun = {"state": TrialState.RUNNING, "datetime_start": _now()}
 
         def step(connection: sqlalchemy.Connection, again: bool) -> None:
-            if again and self._is_ended_so(connection, trial_id, TrialState.RUNNING, attributes):
+            if again and self._is_written_so(connection, trial_id, TrialState.RUNNING, attributes):
                 return
             self._hold(connection, trial_id, TrialState.WAITING)
             connection.execute(PARAMS.delete().where(PARAMS.c.trial_id == trial_id))
@@ -146,7 +147,7 @@ class Rows:
         ended = {"state": TrialState.FAIL, "datetime_complete": _now()}
 
         def step(connection: sqlalchemy.Connection, again: bool) -> None:
-            if again and self._is_ended_so(connection, trial_id, TrialState.FAIL, {"reason": reason}):
+            if again and self._is_written_so(connection, trial_id, TrialState.FAIL, {"reason": reason}):
                 return
             self._hold(connection, trial_id, TrialState.WAITING)
             self._set_attributes(connection, USER, trial_id, {"reason": reason})
@@ -193,7 +194,7 @@ class Rows:
         ended = {"state": state, "datetime_complete": _now()}
 
         def step(connection: sqlalchemy.Connection, again: bool) -> None:
-            if again and self._is_ended_so(connection, trial_id, state, attributes):
+            if again and self._is_written_so(connection, trial_id, state, attributes):
                 return
             self._hold(connection, trial_id)
             self._set_attributes(connection, USER, trial_id, attributes)
@@ -322,14 +323,14 @@ class Rows:
         """
         return self.access.transact(self.engine, self.study_id, step, durable=durable)
 
-    def _is_ended_so(
+    def _is_written_so(
         self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState, attributes: Mapping[str, Any]
     ) -> bool:
         """Tell whether an earlier attempt was committed: the trial then has this state and these attributes."""
-        ended = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)
+        found = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)
         known = sqlalchemy.select(USER.c.key, USER.c.value_json).where(USER.c.trial_id == trial_id)
         written: dict[str, str] = dict(map(tuple, connection.execute(known)))
-        return connection.execute(ended).scalar_one() is state and all(
+        return connection.execute(found).scalar_one() is state and all(
             written.get(key) == json.dumps(value) for key, value in attributes.items()
         )
 

@@ -182,6 +182,8 @@ BAD: dict[str, tuple[tuple[Any, ...], int, str]] = {
     "words": (("POST", "/predict?top=%C2%B2", RED), 400, "top: '²' is not allowed; allowed: 1 to 3"),
     "many": (("POST", "/predict", *form(*[("a", RED)] * 40)), 400, "Too many files. Maximum number of files is 32"),
     "torn": (("POST", "/predict", b"--cut\r\n???", form()[1]), 400, "the form cannot be read"),
+    "no address": (("GET", "/predictions"), 404, "GET '/predictions' is not allowed; allowed: GET /, GET /model, POST"),
+    "no method": (("GET", "/predict"), 405, "GET '/predict' is not allowed; allowed: GET /, GET /model, POST /predict"),
     "broken": (("POST", "/predict", RED[:60]), 422, "no image could be read: image: "),
 }
 
@@ -316,6 +318,17 @@ def test_a_fault_is_that_request_s_alone(bundle: Bundle, monkeypatch: pytest.Mon
     monkeypatch.setattr(service, "classify", faulty)
     (one,) = asyncio.run(twice(Path("nowhere.png")))
     assert one.reason == "No such file or directory"
+
+
+def test_a_failed_request_gets_one_line_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*given: Any, **named: Any) -> Any:
+        raise RuntimeError("what nobody foresaw")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "classify", faulty)
+        status, said, _ = ask(port, "POST", "/predict", RED)
+    assert (status, said) == (500, {"error": "the service failed; its output has the reason"})
+    assert ask(port, "POST", "/predict", RED)[0] == 200
 
 
 def test_command_says_where_it_is_and_ends_quietly(start: Callable[..., Any], tmp_path: Path) -> None:

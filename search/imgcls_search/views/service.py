@@ -113,6 +113,7 @@ def make_service(bundle: Bundle, host: str, *, name: str) -> Starlette:
     if any(find_spec(package) is None for package in ("starlette", "uvicorn", "python_multipart")):
         raise UserError("serve: needs packages that are not installed; pip install 'imgcls-search[serve]'")
     from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
     from starlette.responses import HTMLResponse, JSONResponse
     from starlette.routing import Route
@@ -155,6 +156,16 @@ def make_service(bundle: Bundle, host: str, *, name: str) -> Starlette:
         # Otherwise, the unread rest of the body would be read as the next request.
         return JSONResponse({"error": error.reason}, error.status, headers={"Connection": "close"})
 
+    async def unknown(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        what = f"{request.method} {request.url.path[:100]!r} is not allowed"
+        allowed = "allowed: GET /, GET /model, POST /predict"
+        return JSONResponse({"error": f"{what}; {allowed}"}, error.status_code, headers=error.headers)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        # The server prints the error itself.
+        return JSONResponse({"error": "the service failed; its output has the reason"}, 500)
+
     @contextlib.asynccontextmanager
     async def lifespan(application: Starlette) -> AsyncIterator[None]:
         worker = asyncio.create_task(queue.work())
@@ -163,7 +174,7 @@ def make_service(bundle: Bundle, host: str, *, name: str) -> Starlette:
 
     application = Starlette(
         routes=[Route("/", page), Route("/model", about), Route("/predict", predict, methods=["POST"])],
-        exception_handlers={Refused: refused},
+        exception_handlers={Refused: refused, HTTPException: unknown, Exception: failed},
         lifespan=lifespan,
     )
     application.add_middleware(_OwnPagesOnly, host=host)

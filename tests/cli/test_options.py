@@ -209,6 +209,18 @@ def test_a_study_is_confirmed_otherwise_only_when_asked_again(
     assert [opening["by"] for opening in status["test_openings"]] == ["train", "confirm", "confirm"]
     best = json.loads(here("best", STUDY, "--studies", "elsewhere", "--json").out)
     assert best["confirmed"]["chosen"] == 1 - trial
+    # From now on, this is the trial that is exported and reported.
+    moved = ("--studies", "elsewhere")
+    exported = here("export", STUDY, "-o", "best.yaml", *moved)
+    assert exported.out.startswith(f"wrote best.yaml: trial {1 - trial}; ")
+    bundle = here("export", STUDY, "--bundle", "model", *moved)
+    assert f"wrote model: {STUDY}, trial {1 - trial}, " in bundle.out, bundle.err
+    pages = []
+    for options in ((), ("--trial", str(trial))):
+        assert here("report", STUDY, "-o", "page.html", *options, *moved).code == 0
+        pages.append(Path("page.html").read_text())
+    assert "test split opened once" in pages[0]
+    assert f"confirm chose trial {1 - trial}: only its report has a test score" in pages[1]
 
 
 def test_tables_as_json_hold_what_is_shown(elsewhere: Path, here: Callable[..., Answer]) -> None:

@@ -116,7 +116,7 @@ class Study(Findings):
 
         Args:
             path: The page to write; by default `report.html` in the study's folder.
-            trial: The trial that the page is about; default: the best.
+            trial: The trial that the page is about; default: the confirmed one, or else the best.
             ablation: Retrain the steps from the first configuration to the winner.
             seeds: New seeds per step of the ablation.
             data: Where the images are now, if they moved; only with `ablation`.
@@ -156,7 +156,7 @@ class Study(Findings):
 
         Args:
             path: The folder, or the YAML file, to write.
-            trial: The number of a trial; default: the best.
+            trial: The number of a trial; default: the confirmed one, or else the best.
             target_precision: Answer only if confident enough that this share of the answers is right.
             tta: Average these views of an image: `none`, `mirror`, `shift` or `mirror_shift`.
             format: `onnx`, or `openvino` or `executorch`, which need the extra of that name.
@@ -209,7 +209,7 @@ class Study(Findings):
 
         Args:
             picks: Pick at most this many networks; one may be picked several times.
-            trial: Start from this trial, and compare with it; default: the best.
+            trial: Start from this trial, and compare with it; default: the confirmed one, or else the best.
             output: The weights file to write; default: `ensemble.pt` in the study's folder.
             bundle: Also write the model as a folder that `load_model` reads.
             distill: Also train one network that learns from the ensemble, and write it into this folder.

@@ -46,7 +46,10 @@ def export(
     bundle: Annotated[
         Path | None, typer.Option("--bundle", metavar="DIR", help="Write this folder, with the network as ONNX.")
     ] = None,
-    trial: Annotated[int | None, typer.Option("--trial", help="Export this trial; default: the best.")] = None,
+    trial: Annotated[
+        int | None,
+        typer.Option("--trial", help="Export this trial; default: the confirmed one, or else the best."),
+    ] = None,
     target_precision: Annotated[
         float | None,
         typer.Option(
@@ -102,12 +105,15 @@ def export(
     if data is not None:
         raise UserError(f"--data {data}: needs --bundle; for an exported configuration, give it to train")
     from imgcls_search.api.writing import write_configuration
+    from imgcls_search.jobs.export import read_origin
 
     assert output is not None
     exported = write_configuration(study_files(source, studies, storage), output, trial)
+    origin, _ = read_origin(exported)
+    assert origin is not None
     # A configuration without a training section only pretrains.
     metric = "accuracy" if "\ntraining:" in exported else PROBE
-    echo(f"wrote {output}; retrain it with: {command_for(metric, str(output))}")
+    echo(f"wrote {output}: trial {origin['trial']}; retrain it with: {command_for(metric, str(output))}")
 
 
 def _export_bundle(

@@ -27,7 +27,11 @@ def ensemble(
     ] = 5,
     trial: Annotated[
         int | None,
-        typer.Option("--trial", min=0, help="Start from this trial, and compare with it; default: the best."),
+        typer.Option(
+            "--trial",
+            min=0,
+            help="Start from this trial, and compare with it; default: the confirmed one, or else the best.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,

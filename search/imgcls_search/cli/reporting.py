@@ -15,7 +15,8 @@ def report(
     study: StudyName,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="Write this page.")],
     trial: Annotated[
-        int | None, typer.Option("--trial", min=0, help="Report on this trial; default: the best.")
+        int | None,
+        typer.Option("--trial", min=0, help="Report on this trial; default: the confirmed one, or else the best."),
     ] = None,
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Retrain the steps from the first configuration to the winner.")

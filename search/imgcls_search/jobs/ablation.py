@@ -12,13 +12,12 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.errors import BuildError, StudyError, UserError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.confirm import fresh_seeds, refuse_untrained, searched_images
-from imgcls_search.jobs.export import find_trial, now
+from imgcls_search.jobs.export import chosen_trial, now
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import PARTIAL, Trainer, TrainingWatcher, training_job
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.space import differences
-from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.result_facts import Ablation
@@ -43,7 +42,8 @@ def ablate(
 ) -> Ablation:
     """Train the first configuration, each step from it to the winner, and the winner, on new seeds; store the scores.
 
-    `trial` is the winner's number, by default that of the best trial. `data` says where the study's images are now.
+    `trial` is the winner's number, by default that of the confirmed trial, or else of the best. `data` says where the
+    study's images are now.
 
     The test split stays sealed. An interrupted ablation resumes from its checkpoints; a stored one with the same
     winner and number of seeds is returned.
@@ -54,7 +54,7 @@ def ablate(
         UserError: the winner is the first configuration, or no seed changes the first objective.
     """
     record = study_data.load_with_images(files, data)
-    winner, first = best.the_best(record) if trial is None else find_trial(record, trial), record.trials[0]
+    winner, first = chosen_trial(record, trial), record.trials[0]
     if winner.state != "complete":
         state = shown_state(winner, record)
         raise StudyError(f"trial {winner.number} of study {files.name!r} is {state}; allowed: a complete one")

@@ -22,14 +22,14 @@ _ORIGIN = re.compile(r"^#[ \t]*origin:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 
 
 def export_trial(files: StudyFiles, number: int | None) -> str:
-    """Return a trial of a study, by default the best, as YAML in the space language.
+    """Return a trial of a study, by default the confirmed or else the best one, as YAML in the space language.
 
     Raises:
         StudyError: there is no such study or trial, or several are on its front and none is named.
         NoResultError: no trial is complete.
     """
     record = load_with_images(files)
-    trial = best.the_best(record) if number is None else find_trial(record, number)
+    trial = chosen_trial(record, number)
     origin = {"study": files.name, "trial": trial.number}
     comments = [
         f"Trial {trial.number} of study {files.name}, exported by imgcls-search.",
@@ -37,6 +37,19 @@ def export_trial(files: StudyFiles, number: int | None) -> str:
         f"origin: {json.dumps(origin)}",
     ]
     return dump(trial.candidate.config, comments=comments)
+
+
+def chosen_trial(record: Record, number: int | None) -> Trial:
+    """Return the trial with a number; without one, the trial that `confirm` chose, or else the best.
+
+    Raises:
+        StudyError: there is no such trial, or several are on the study's front and none is confirmed.
+        NoResultError: no trial is complete.
+    """
+    if number is not None:
+        return find_trial(record, number)
+    confirmed = record.facts.get("confirmed")
+    return best.the_best(record) if confirmed is None else find_trial(record, confirmed["chosen"])
 
 
 def find_trial(record: Record, number: int) -> Trial:

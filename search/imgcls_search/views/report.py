@@ -14,7 +14,7 @@ from imgcls_search import atomic, durations
 from imgcls_search.confidence import share_interval
 from imgcls_search.errors import NoResultError, SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
-from imgcls_search.jobs.export import find_trial
+from imgcls_search.jobs.export import chosen_trial
 from imgcls_search.measures import command_for, share_of_images
 from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
 from imgcls_search.space import differences
@@ -51,8 +51,8 @@ def write_report(
 ) -> int:
     """Write the report and return its size in bytes.
 
-    It is about the trial with this number, by default the best; with several objectives, by default the trial on the
-    front that is best in the first objective.
+    It is about the trial with this number, by default the confirmed or else the best one; with several objectives, the
+    trial on the front that is best in the first objective.
 
     Raises:
         StudyError: there is no such study.
@@ -62,10 +62,11 @@ def write_report(
     step("reading the study", 1, STEPS)
     record = load(files)
     front = best.front(record)
-    winner = front[0] if trial is None else find_trial(record, trial)
+    is_confirmed = record.facts.get("confirmed") is not None
+    winner = front[0] if trial is None and not is_confirmed else chosen_trial(record, trial)
     if winner.state != "complete":
         state = shown_state(winner, record)
-        raise StudyError(f"trial {trial} of study {files.name!r} is {state}; allowed: a complete one")
+        raise StudyError(f"trial {winner.number} of study {files.name!r} is {state}; allowed: a complete one")
     book = Sketchbook()
     overview = _overview(record, winner, front)
     step(f"measuring trial {winner.number} on the validation images", 2, STEPS)

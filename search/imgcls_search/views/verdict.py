@@ -143,7 +143,13 @@ def _untested(record: Record) -> Card:
     images = record.fact("data")["images"].get("test", 0)
     if not images:
         return Card(name="test score", value="none", detail="there are no test images", id="verdict-test")
-    detail = f"{images:,} test images are sealed: imgcls-search confirm {record.study.study_name} opens them once"
+    if (confirmed := record.facts.get("confirmed")) is not None:
+        detail = f"confirm chose trial {confirmed['chosen']}: only its report has a test score"
+    elif count := len(record.facts.get("test_openings", [])):
+        times = "once" if count == 1 else f"{count} times"
+        detail = f"not scored by confirm; the {images:,} test images were opened {times} before"
+    else:
+        detail = f"{images:,} test images are sealed: imgcls-search confirm {record.study.study_name} opens them once"
     return Card(name="test score", value="not tested", detail=detail, id="verdict-test")
 
 
@@ -222,7 +228,7 @@ def _latency(winner: Trial, looked: EvaluatedTrial | None) -> Card:
     if looked is None:
         detail = "stated in a bundle"
         return Card(name="latency", value="not measured", detail=detail, id="verdict-latency")
-    detail = "per image, in torch on one thread of the machine that wrote this page; a bundle states that of its file"
+    detail = "per image, in torch on one thread of the machine that wrote this page; a bundle gives that of its own file"
     return Card(name="latency", value=f"about {_time(looked):.2g} ms", detail=detail, id="verdict-latency")
 
 

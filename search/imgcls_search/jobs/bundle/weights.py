@@ -15,11 +15,10 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import CheckpointError, StudyError
-from imgcls_search.jobs.export import find_trial, is_origin
+from imgcls_search.jobs.export import chosen_trial, is_origin
 from imgcls_search.measures import main_measure, share_of_images
 from imgcls_search.orchestrator import study_data
 from imgcls_search.rounding import measured
-from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -72,7 +71,9 @@ class Trained:
 
 
 def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None = None) -> Trained:
-    """Load the weights of a finished trial, by default the best; `moved_to` says where its images are now.
+    """Load the weights of a finished trial, by default the confirmed or else the best one.
+
+    `moved_to` says where its images are now.
 
     Raises:
         UserError: the images there are of another kind.
@@ -82,7 +83,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
         NoResultError: no trial is finished.
     """
     record = study_data.load_with_images(files, moved_to)
-    trial = best.the_best(record) if number is None else find_trial(record, number)
+    trial = chosen_trial(record, number)
     if trial.state != "complete":
         stands = shown_state(trial, record)
         raise StudyError(f"trial {trial.number} of study {files.name!r} is {stands}; allowed: a complete trial")

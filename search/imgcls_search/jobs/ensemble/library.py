@@ -19,7 +19,7 @@ from imgcls_search.errors import CheckpointError, DataError, StudyError, UserErr
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.image_size import by
 from imgcls_search.jobs.confirm import refuse_untrained
-from imgcls_search.jobs.export import find_trial
+from imgcls_search.jobs.export import chosen_trial
 from imgcls_search.measures import CORRUPTION
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study import best
@@ -206,7 +206,7 @@ class _Saved:
 
 
 def _winner(files: StudyFiles, record: Record, number: int | None) -> Trial:
-    winner = best.the_best(record) if number is None else find_trial(record, number)
+    winner = chosen_trial(record, number)
     if winner.state != "complete":
         stands = shown_state(winner, record)
         raise StudyError(f"trial {winner.number} of study {files.name!r} is {stands}; allowed: a complete trial")

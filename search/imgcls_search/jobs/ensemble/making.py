@@ -101,8 +101,8 @@ def make(
 ) -> Made:
     """Pick an ensemble from the kept networks of a study, compare it with the best trial, and save it.
 
-    `winner` is the trial to start from and to compare with, by default the best; `data` says where the study's images
-    are now.
+    `winner` is the trial to start from and to compare with, by default the confirmed or else the best one; `data` says
+    where the study's images are now.
 
     Raises:
         StudyError: there is no such study, a run works on it, or it keeps too few networks.

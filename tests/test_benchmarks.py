@@ -577,6 +577,14 @@ def test_pretraining_is_probed_trained_on_and_timed(bench: Bench, tmp_path: Path
     assert [path.stat().st_mtime_ns for path in tmp_path.glob("simclr-*.pt")] == written
 
 
+def test_teacher_is_probed_beside_the_network_that_imitates_it(bench: Bench, images: Path, tmp_path: Path) -> None:
+    given = ("--images", str(images), "--size", "8", "--width", "4", "--labels", "10", "--seconds", "0")
+    tiny = ("--epochs", "imitate=1", "--set", "imitate.batch_size=8", "--set", "imitate.size=32")
+    found = bench("pretrain", tmp_path, *given, *tiny, "--teacher")
+    assert found["probes"].keys() == {"random", "imitate", "teacher"}
+    assert len(found["probes"]["teacher"]["10"]["scores"]) == 3
+
+
 def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_path: Path) -> None:
     write_bundle(tmp_path / "model")
     photos = str(images / "train")

@@ -3,12 +3,14 @@
     python scripts/bench/pretrain.py --images cifar10-images                 an hour or more on one core
     python scripts/bench/pretrain.py --images digits --size 8 --unlabeled 500 --labels 50 --epochs simclr=2,imitate=2
     python scripts/bench/pretrain.py --images cifar10-images --epochs simclr=100 --size 32 --finetune
+    python scripts/bench/pretrain.py --images photos --size 48 --labels 250 --finetune --teacher
 
 `--images` is a folder of classes, or `digits`. A network is pretrained on `--unlabeled` images by each way of
 `--epochs`, then a linear layer is fitted to its features of a few labelled training images, drawn by three label seeds,
 and scored on the validation images. With `--finetune` the whole network is also trained on the same labels, from
-scratch and from each pretraining. `throughput` compares the pretraining loop with a bare loop over two ready views of
-each image, alternating. Run the same command again to resume. Writes pretrain.json after each step.
+scratch and from each pretraining; with `--teacher`, the network that is imitated is probed, too. `throughput` compares
+the pretraining loop with a bare loop over two ready views of each image, alternating. Run the same command again to
+resume. Writes pretrain.json after each step.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--epochs", default="simclr=19,imitate=20", help="of each way; default: simclr=19,imitate=20")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="below pretrain; repeatable")
     parser.add_argument("--finetune", action="store_true", help="train the whole network on the labels too")
+    parser.add_argument("--teacher", action="store_true", help="also probe the network that is imitated")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a round of the throughput; 0: none; default: 4")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:0; default: cpu")
     parser.add_argument("--rounds", type=int, default=5)
@@ -67,7 +70,8 @@ def main() -> None:
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
     with frame.results("pretrain", given.out) as results:
-        results["asked"] = {name: value for name, value in vars(given).items() if name != "out"}
+        settings = {name: value for name, value in vars(given).items() if name != "out"}
+        results["asked"] = {**settings, "images": Path(given.images).name}
         asked = (part.partition("=") for part in given.epochs.split(","))
         ways: dict[Way, int] = {way: int(count) for way, _, count in asked}
         configs = {way: config_of(given, way, count) for way, count in ways.items()}
@@ -76,7 +80,12 @@ def main() -> None:
         for way, config in configs.items():
             made[way], results[f"pretrained by {way}"] = pretrained(way, config, data, given)
             frame.write(results, given.out, "pretrain")
-        results["probes"] = {way: probes(file, data, given) for way, file in made.items()}
+        plain = config_of(given, "none", 1)
+        results["probes"] = {way: probes(plain, file, data, given) for way, file in made.items()}
+        if given.teacher:
+            teacher = teacher_of(configs["imitate"], plain)
+            seen = pipeline.prepare_data(teacher, given.out / ".images")
+            results["probes"]["teacher"] = probes(teacher, None, seen, given)
         frame.write(results, given.out, "pretrain")
         judge(results["probes"])
         if given.finetune:
@@ -148,10 +157,17 @@ def pretrained(way: Way, config: TrialConfig, data: Prepared, given: argparse.Na
     return Path(job.artifact), {"seconds": round(seconds, 1), "history": [dict(epoch) for epoch in history]}
 
 
-def probes(file: Path | None, data: Prepared, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def teacher_of(config: TrialConfig, plain: TrialConfig) -> TrialConfig:
+    """Return the configuration of the network that a pretraining imitates, at the image size that it sees."""
+    tree, asked = plain.to_dict(), config.to_dict()["pretrain"]["imitate"]
+    return TrialConfig.from_dict({**tree, "model": asked["teacher"], "image": {**tree["image"], "size": asked["size"]}})
+
+
+def probes(
+    config: TrialConfig, file: Path | None, data: Prepared, given: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
     """Return the accuracy of linear layers on a network's features, by the number of labels."""
     torch.manual_seed(0)
-    config = config_of(given, "none", 1)
     network = without_head(networks.build_own_model(config, data.shape), "model").eval()
     if file is not None:
         network.load_state_dict(checkpoint.load(file)["model"], strict=True)

@@ -50,6 +50,9 @@ class Job:
     teacher: str | None = None
     """The weights file of the network to learn from."""
 
+    teacher_digest: str | None = None
+    """Digest of its weights, if the file may become another network; a study keeps its own copy."""
+
     backbones: tuple[str, ...] = ()
     """The weights files of the pretrained networks that the training starts from: one, or one for each fold."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from imgcls_search.catalog import catalog
+from imgcls_search.errors import DataError
 from imgcls_search.jobs.expected_pretrainings import expected, timed_as
 from imgcls_search.space import Space, parse
 
@@ -59,6 +60,17 @@ def test_a_folder_is_counted_and_refused_where_it_has_too_few(tmp_path: Path) ->
         (pool / f"{number}.png").unlink()
     with pytest.raises(Exception, match="400 images to pretrain on, fewer than two batches of 256"):
         expected(space_of(unlabeled))
+
+
+def test_trials_that_only_pretrain_start_from_no_network_and_their_folder_is_looked_at() -> None:
+    only = (
+        ("pictures: false", "pictures: false, objectives: {probe_accuracy: maximize}"),
+        ("none: {}, ", ""),
+        ("lr: {float: [1e-4, 1e-2], log: true}", "lr: 1e-3"),
+    )
+    assert expected(space_of(*only)) is None
+    with pytest.raises(DataError, match="nowhere: does not exist; allowed: a folder of images"):
+        expected(space_of(*only, ("training: {", "unlabeled: {folder: {root: nowhere}}\ntraining: {")))
 
 
 def test_pretrainings_are_timed_by_a_few_epochs_and_with_each_trial() -> None:

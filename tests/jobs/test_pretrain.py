@@ -197,9 +197,21 @@ def test_imitation_by_a_network_of_this_program(
     assert answer.code == 0, answer.err
     assert "features of 1,222 images by the teacher, at 16 pixels" in answer.err
     assert "lenet5 by imitate" in answer.err
+    again = here("pretrain", "s.yaml", "--set", f"pretrain={taught}")
+    assert "backbone.pt: was pretrained already" in again.err
     wrong = here("pretrain", "s.yaml", "-o", "o.pt", "--set", f"pretrain={taught.replace('size: 16', 'size: 32')}")
     assert wrong.code == 2
     assert "pretrain.imitate.size: 16" in wrong.err.splitlines()[-1]
+    # The file may become another network, from which these weights are not.
+    assert here("train", "teacher.yaml", "--set", "training.epochs=2", "--out", "trained/longer").code == 0
+    shutil.copy(tmp_path / "trained/longer/seed-1.pt", tmp_path / "trained/teacher/seed-1.pt")
+    other = here("pretrain", "s.yaml", "--set", f"pretrain={taught}")
+    assert other.code == 2
+    said = other.err.splitlines()[-1]
+    assert said.startswith(
+        "error: backbone.pt: holds other weights (lenet5 by imitate, 2 epochs, 1,222 images, seed 0, teacher "
+    )
+    assert said.endswith("(sha256)); choose another file with -o, or delete it to pretrain again")
 
 
 def test_its_options_reach_it(tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,25 @@ def test_memory_that_ran_out_is_met_with_more_micro_batches_until_there_are_no_m
     with pytest.raises(NoResultError, match=r"^seed 7: "):
         mine.retry(trouble)
     assert mine.job.micro_batches == 4
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Failed(trial=0, kind="out_of_memory", reason="out of memory"),
+        WorkerDied(trial=0, reason="killed by the system", is_out_of_memory=True),
+    ],
+)
+def test_memory_that_ran_out_where_a_batch_stays_whole_ends_with_advice(trouble: Failed | WorkerDied) -> None:
+    mine = training()
+    mine.job = replace(mine.job, config=TrialConfig.from_dict({"pretrain": {"simclr": {"batch_size": 8, "epochs": 3}}}))
+    with pytest.raises(NoResultError) as raised:
+        mine.retry(trouble)
+    assert raised.value.lines() == [
+        f"{trouble.reason}; the loss compares all images of a batch, so the batch cannot be split: set "
+        "pretrain.simclr.batch_size below 8, or a smaller image.size"
+    ]
+    assert mine.job.micro_batches == 1
 
 
 def test_a_worker_may_die_so_often_and_no_oftener() -> None:

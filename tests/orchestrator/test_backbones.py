@@ -397,6 +397,9 @@ def test_weights_of_images_of_another_size_are_taken_and_that_is_said(
         "model.vit.weights: backbone.pt: was trained at 8x8 pixels, the images are 16x16; its position embeddings are"
     )
     assert other.out.count(line) == 1
+    trained = imgcls("train", space, *plain, "--set", "image.size=16", "--set", "optimizer.adamw.lr=1e-3")
+    assert trained.code == 0, trained.err
+    assert "was trained at 8x8 pixels" in trained.err
     equal = imgcls("run", space, *plain, "--set", "image.size=8", "--name", "equal")
     assert equal.code == 0, equal.err
     assert "was trained at" not in equal.out

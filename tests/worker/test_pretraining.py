@@ -118,13 +118,14 @@ def test_what_is_measured_is_recorded_with_each_epoch(data: Prepared, tmp_path: 
     assert [measures <= epoch.keys() for epoch in found] == [False, True, False, True]
     assert [health.RANDOM in epoch for epoch in found] == [True, False, False, False]
     # An objective is measured after each epoch.
-    named = learned(work(job(MODEL + rare, data, tmp_path / "named", metrics=(PROBE,))))
-    assert all(measures <= epoch.keys() for epoch in named)
+    for measure in (NEIGHBOURS, PROBE):
+        named = learned(work(job(MODEL + rare, data, tmp_path / "named" / measure, metrics=(measure,))))
+        assert all(measures <= epoch.keys() for epoch in named)
     assert [epoch["train_loss"] for epoch in named] == [epoch["train_loss"] for epoch in found]
     # What a probe shows is that of the features, fitted by another hand.
     from sklearn.neighbors import KNeighborsClassifier
 
-    state = torch.load(tmp_path / "named/backbone.pt", weights_only=True)
+    state = torch.load(tmp_path / "named" / PROBE / "backbone.pt", weights_only=True)
     model = networks.build_own_model(config(MODEL), data.shape)
     model.load_state_dict(state["model"], strict=False)
     model.fc = torch.nn.Identity()
@@ -194,6 +195,10 @@ def test_any_family_is_pretrained_and_starts_from_its_file(model: str, data: Pre
     whole = config(text + SIMCLR)
     started = pipeline.new_session(whole, data, seed=5, device="cpu", backbone=file).model.state_dict()
     assert equal(started, own)
+    if name == "timm":
+        theirs = pytest.importorskip("timm").create_model("test_resnet", in_chans=1, num_classes=10)
+        head = {key: tensor for key, tensor in theirs.state_dict().items() if key.startswith("fc.")}
+        theirs.load_state_dict({**state, **head}, strict=True)
 
 
 def test_batches_are_never_trained_in_parts_where_the_loss_compares_their_images(
@@ -282,6 +287,34 @@ def test_a_finished_one_is_known_and_another_folder_of_images_is_not_taken_for_i
     assert learned(events) == learned(first)
 
 
+def test_a_checkpoint_that_imitated_another_teacher_is_not_taken(data: Prepared, teacher: Path, tmp_path: Path) -> None:
+    begun = job(MODEL + IMITATE, data, tmp_path, until_epoch=1, teacher=str(teacher), teacher_digest="one")
+    assert len(learned(work(begun))) == 1
+    for digest, dropped in (("one", ""), ("other", "its checkpoint imitated another teacher")):
+        events = work(replace(begun, teacher_digest=digest))
+        started = next(event for event in events if isinstance(event, Started))
+        assert started.dropped == dropped
+        assert len(learned(events)) == (1 if dropped else 0)
+    assert isinstance(work(replace(begun, until_epoch=EPOCHS, teacher_digest="other"))[-1], MilestoneReached)
+    about = json.loads(torch.load(tmp_path / "backbone.pt", weights_only=True)["about"])
+    assert about["pretrained"]["teacher"] == "other"
+
+
+def test_a_training_from_a_pretrained_network_may_learn_from_a_teacher_too(data: Prepared, tmp_path: Path) -> None:
+    work(job(MODEL + SIMCLR, data, tmp_path))
+    backbone, answers = str(tmp_path / "backbone.pt"), str(tmp_path / "answers.pt")
+    torch.manual_seed(1)
+    state = {"model": networks.build_model(config(MODEL), data.shape).state_dict(), "history": [{}] * 15}
+    checkpoint.save({**state, **networks.describe_weights(config(MODEL), data)}, Path(answers))
+    whole = config(MODEL + SIMCLR + f"distill: {{file: {{path: {answers}}}}}\ntraining: {{epochs: 1}}\n")
+    session = pipeline.new_session(whole, data, seed=5, device="cpu", backbone=backbone, teacher=answers)
+    assert session.teach is not None
+    own = session.model.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in weights_of(Path(backbone)).items())
+    one = job(MODEL + SIMCLR, data, tmp_path / "whole", config=whole, until_epoch=1, backbones=(backbone,))
+    assert isinstance(work(replace(one, artifact="", teacher=answers))[-1], MilestoneReached)
+
+
 def test_a_probe_no_better_than_at_random_is_told(
     data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +340,13 @@ def test_a_collapse_stops_the_training_and_says_why(data: Prepared, tmp_path: Pa
     assert failed.reason.startswith("collapsed: the spread of the projections was under 0.1 for 3 epochs")
     assert len(learned(events)) < 30
     assert all(epoch["spread"] < 0.1 for epoch in learned(events)[-3:])
+    # A later call with the checkpoint of that epoch does not finish it either.
+    last = job("model: {lenet5: {}}\n" + text, data, tmp_path / "again", until_epoch=len(learned(events)))
+    assert len(learned(work(last))) == len(learned(events))
+    later = work(last)
+    assert learned(later) == []
+    assert isinstance(later[-1], Failed), later[-1]
+    assert later[-1].reason == failed.reason
 
 
 def test_images_with_several_labels_have_no_accuracy_and_are_pretrained(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class ExpectedPretrainings:
 
 
 def expected(space: Space) -> ExpectedPretrainings | None:
-    """Estimate how many pretrained networks the trials of a space will need; None if none pretrains.
+    """Estimate how many pretrained networks the trials of a space will need; None if none starts from one.
 
     Raises:
         DataError: the folder to pretrain on is missing or has too few images.
@@ -61,8 +61,11 @@ def expected(space: Space) -> ExpectedPretrainings | None:
         return None
     found: dict[str, TrialConfig] = {}
     configs = [space.first()] if space.is_config else list(_draws(space))
+    look_early(configs)
+    if space.is_of_pretraining:
+        # Its trials are pretrainings themselves.
+        return None
     starting = [config for config in configs if config.needs_backbone]
-    look_early(starting)
     for config in starting:
         found.setdefault(config.pretraining().digest("model", "image", "unlabeled", "pretrain"), config)
     return ExpectedPretrainings(

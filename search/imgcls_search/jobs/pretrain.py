@@ -84,7 +84,7 @@ def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> PretrainedWe
             watcher.say(f"pretraining on {devices[0]}: {_named(config)}, {config.epochs} epochs")
             trainer.train([job], ["the pretraining"])
             known = helper.describe_backbone(out)
-        elif not _is_of(known, config, prints, pretraining.seed):
+        elif not _is_of(known, job, prints):
             raise UserError(
                 f"{out}: holds other weights ({_shown(known)}); choose another file with -o, or delete it to pretrain "
                 "again"
@@ -110,10 +110,11 @@ def _known(out: Path, helper: Helper) -> AboutBackbone | None:
         raise CheckpointError(f"{error}; choose another file with -o") from None
 
 
-def _is_of(known: AboutBackbone, config: TrialConfig, prints: str, seed: int) -> bool:
-    made = TrialConfig.from_dict(known["config"])
-    found = known["pretrained"]
-    return (made.digest_anywhere(), found["prints"], found["seed"]) == (config.digest_anywhere(), prints, seed)
+def _is_of(known: AboutBackbone, job: Job, prints: str) -> bool:
+    made, found = TrialConfig.from_dict(known["config"]), known["pretrained"]
+    has_its_teacher = found["teacher"] in (None, job.teacher_digest)
+    asked = job.config.digest_anywhere(), prints, job.seed
+    return has_its_teacher and (made.digest_anywhere(), found["prints"], found["seed"]) == asked
 
 
 def _job(pretraining: Pretraining, config: TrialConfig, data: Prepared, helper: Helper) -> Job:
@@ -131,6 +132,7 @@ def _job(pretraining: Pretraining, config: TrialConfig, data: Prepared, helper: 
         log=str(out.with_suffix(".log")),
         artifact=str(out),
         teacher=taught[0] if taught is not None else None,
+        teacher_digest=taught[1]["sha256"] if taught is not None else None,
     )
 
 
@@ -140,4 +142,5 @@ def _named(config: TrialConfig) -> str:
 
 def _shown(known: AboutBackbone) -> str:
     made, found = TrialConfig.from_dict(known["config"]), known["pretrained"]
-    return f"{_named(made)}, {found['epochs']} epochs, {found['images']:,} images, seed {found['seed']}"
+    taught = "" if found["teacher"] is None else f", teacher {found['teacher'][:12]} (sha256)"
+    return f"{_named(made)}, {found['epochs']} epochs, {found['images']:,} images, seed {found['seed']}{taught}"

@@ -20,7 +20,7 @@ from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.pretrained import of_configuration
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import THRESHOLD
-from imgcls_search.orchestrator import named_classes, study_data, teachers
+from imgcls_search.orchestrator import named_classes, study_data, teachers, weights_used
 from imgcls_search.protocol import Portion
 from imgcls_search.study.address import Address
 from imgcls_search.study.facts import ChangedTest, DataFact, KnownTeacher, Opening
@@ -105,6 +105,9 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
         for line in named_classes.refuse_unknown(training.config.to_dict(), data.classes, training.locate):
             watcher.say(line)
         helper.measure(training.config, data.shape)
+        if training.config.component("model").args.get("weights") not in (None, weights_used.BY_LIBRARY):
+            # A line tells if they were trained on images of another size.
+            helper.fetch_weights(training.config, data.shape, watcher.say)
         taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
         teacher = taught[0] if taught is not None else None
         pretrained = of_configuration(trainer, data, training.origin, training.at)

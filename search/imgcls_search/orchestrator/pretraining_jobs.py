@@ -13,6 +13,7 @@ from imgcls_search.orchestrator.backbones import Backbone, Needs, Store, job_of
 from imgcls_search.orchestrator.context import SearchContext
 from imgcls_search.orchestrator.faults import Faults, parts_after, without_memory
 from imgcls_search.protocol import (
+    CheckpointSaved,
     EpochEnded,
     Event,
     Executor,
@@ -218,9 +219,11 @@ class PretrainingJobs:
                     self.context.say(f"pretraining {making.backbone.what}: resumes after epoch {making.epoch}")
                 self._note(making, state="making", force=True)
             case Notice(text=text):
-                self.context.say(text)
+                self.context.say(f"pretraining {making.backbone.what}: {text}")
+            case CheckpointSaved():
+                making.deaths = 0
             case EpochEnded(metrics=metrics):
-                making.epoch, making.deaths = int(metrics["epoch"]), 0
+                making.epoch = int(metrics["epoch"])
                 making.seconds += metrics["seconds"]
                 self._note(making, state="making")
             case MilestoneReached():
@@ -265,7 +268,7 @@ class PretrainingJobs:
             if not self._shrink(making):
                 self._give_up(self._without_memory(reason, making), number, making)
         elif making.deaths > self.context.settings.retries:
-            self._give_up(f"{reason}, {making.deaths} times without a new epoch", number, making)
+            self._give_up(f"{reason}, {making.deaths} times without a new checkpoint", number, making)
         else:
             self.context.say(f"pretraining {making.backbone.what}: {reason}; it resumes from its last checkpoint")
 

@@ -186,6 +186,9 @@ class JobRunner:
             self.group.wait()
         yield Started(trial=job.trial, history=list(session.history), dropped=self.current.dropped)
         yield from self._tell_of_devices(job)
+        if self.current.unlabeled is not None:
+            # An earlier call may have saved the epoch in which it collapsed.
+            refuse_collapsed(session.history)
 
         def wants_to_stop() -> bool:
             rest()

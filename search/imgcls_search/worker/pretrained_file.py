@@ -19,6 +19,9 @@ class PretrainingNote(TypedDict):
     fold: int | None
     """The fold that was held out, None if there was none."""
 
+    teacher: str | None
+    """Digest of the weights that were imitated; None without a teacher, and in files that do not say it."""
+
     epochs: int
     seed: int
     health: Mapping[str, float]

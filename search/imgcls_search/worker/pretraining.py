@@ -78,15 +78,20 @@ class PretrainingImages:
     """With the targets of the images in place of labels."""
 
     prints: str
+    teacher: str | None = None
+    """Digest of the weights that are imitated, None if it is unknown."""
 
     def checked(self, state: Checkpoint) -> tuple[Checkpoint | None, str]:
         """Return a checkpoint in the form for a session, or None and the reason if it cannot be used."""
         try:
-            known = json.loads(state["about"])["pretrained"]["prints"]
-        except (KeyError, TypeError, ValueError):
+            known = json.loads(state["about"])["pretrained"]
+            prints, teacher = known["prints"], known.get("teacher")
+        except (KeyError, TypeError, ValueError, AttributeError):
             return None, "its checkpoint is of another training"
-        if known != self.prints:
+        if prints != self.prints:
             return None, "its checkpoint was trained on other images"
+        if None not in (teacher, self.teacher) and teacher != self.teacher:
+            return None, "its checkpoint imitated another teacher"
         if "projection" in state:
             parts = {"network": state["model"], "projection": state.pop("projection")}
             state["model"] = {
@@ -121,7 +126,8 @@ def preparing(
             yield Event(trial=job.trial) if line is None else Notice(trial=job.trial, text=line)
     pixels: Any = unlabeled.pixels
     images = Images(pixels=pixels, labels=targets, names=unlabeled.names)
-    return PretrainingImages(images=image_sets.on_device(images, data, device), prints=unlabeled.prints)
+    shown = image_sets.on_device(images, data, device)
+    return PretrainingImages(images=shown, prints=unlabeled.prints, teacher=job.teacher_digest)
 
 
 def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: str) -> Generator[str | None, None, Any]:
@@ -308,6 +314,7 @@ def describe(session: Session, shown: PretrainingImages, job: Job, data: Prepare
             "asked": min(scored_images(data, job.fold), MOST_ASKED),
             "prints": shown.prints,
             "fold": job.fold,
+            "teacher": job.teacher_digest,
             "epochs": session.epoch,
             "seed": job.seed,
             "health": {name: value for name, value in session.history[-1].items() if name not in ("epoch", "seconds")},
@@ -346,7 +353,8 @@ def read_backbone(path: Path) -> AboutBackbone:
         about: dict[str, Any] = json.loads(state["about"])
         # Check that everything needed later is there.
         TrialConfig.from_dict(about["config"]).pretraining()
-        about |= {"pretrained": {name: about["pretrained"][name] for name in NOTED}}
+        noted = {"teacher": None, **about["pretrained"]}
+        about |= {"pretrained": {name: noted[name] for name in NOTED}}
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise CheckpointError(f"{path}: no weights file of a pretraining") from error
     return cast(AboutBackbone, about)

@@ -228,7 +228,7 @@ def _latency(winner: Trial, looked: EvaluatedTrial | None) -> Card:
     if looked is None:
         detail = "stated in a bundle"
         return Card(name="latency", value="not measured", detail=detail, id="verdict-latency")
-    detail = "per image, in torch on one thread of the machine that wrote this page; a bundle gives that of its own file"
+    detail = "per image, in torch on one thread of the machine that wrote this page; a bundle gives its file's"
     return Card(name="latency", value=f"about {_time(looked):.2g} ms", detail=detail, id="verdict-latency")
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from imgcls_search import archive
 from imgcls_search.orchestrator.backbones import IN_USE_SECONDS, Store
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import load
+from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
@@ -56,6 +58,13 @@ def facts(studies: Path, name: str = "tiny-digits") -> Mapping[str, Any]:
     return load(StudyFiles(studies, name)).facts.get("backbones", {})
 
 
+def pictures(studies: Path, name: str) -> set[str]:
+    """Return the names of the pictures of the only trial of a study, as Optuna reads them."""
+    study = optuna.load_study(storage=f"sqlite:///{studies}/{name}.db", study_name=name)
+    (trial,) = study.trials
+    return {meta.filename for meta in get_all_artifact_meta(study_or_trial=trial, storage=study._storage)}
+
+
 def tensors(path: Path) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
     return found
@@ -66,7 +75,9 @@ def are_equal(one: Path, other: Path) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_one_network_is_made_for_all_trials_that_start_from_it(space: Path, imgcls: Callable[..., Answer]) -> None:
+def test_one_network_is_made_for_all_trials_that_start_from_it(
+    space: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
+) -> None:
     studies = space.parent / "studies"
     done = imgcls("run", space, "--workers", "2", "--set", "study.seed=1")
     assert done.code == 0, done.err
@@ -84,11 +95,17 @@ def test_one_network_is_made_for_all_trials_that_start_from_it(space: Path, imgc
     # Nothing that only the pretraining needed is left, and another study makes nothing.
     assert sorted(each.suffix for each in path.parent.iterdir()) == [".lock", ".log", ".pt"]
     before = path.stat().st_mtime_ns, path.read_bytes()
-    again = imgcls("run", space, *ALWAYS, "--name", "other", "--set", "study.trials=1", "--set", "study.seed=1")
+    other = ("--name", "other", "--set", "study.trials=1", "--set", "study.pictures=true")
+    again = imgcls("run", space, *ALWAYS, *other, "--set", "study.seed=1")
     assert again.code == 0, again.err
     assert "pretraining" not in again.out
     assert path.read_bytes() == before[1]
     assert set(facts(studies, "other")) == {key}
+    # The dashboard and the report draw how its features developed.
+    assert {"health-of-pretraining.png", "learning-curves.png"} <= pictures(studies, "other")
+    assert here("report", "other", "-o", "page.html").code == 0
+    page = (space.parent / "page.html").read_text()
+    assert "What the epochs of the pretraining of lenet5 (simclr) measured" in page
 
 
 @linux_only

@@ -259,7 +259,7 @@ class Search:
             trial.pictures = {}
         self.working[trial.number] = trial
         self.heard_at[trial.number] = self.clock.now()
-        backbones = self.pretraining.files_of(trial) if stage is Stage.TRAIN else ()
+        backbones = self.pretraining.files_of(trial) if stage in (Stage.TRAIN, Stage.DRAW) else ()
         self.executor.start(job_of(trial, stage, self.stages, self.context, self.helper, backbones))
 
     def _handle(self, event: Event) -> None:

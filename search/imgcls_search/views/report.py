@@ -72,7 +72,7 @@ def write_report(
     step(f"measuring trial {winner.number} on the validation images", 2, STEPS)
     about = _winner(record, winner, files, book)
     step("drawing the search", 3, STEPS)
-    went = how_it_went(record, winner, book)
+    went = how_it_went(record, winner, files, book)
     step("finding what mattered", 4, STEPS)
     mattered = what_mattered(record, book)
     step("drawing the way to the winner", 5, STEPS)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
 
 from imgcls_search.measures import main_measure
+from imgcls_search.orchestrator.backbones import Store
 from imgcls_search.study import best
+from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 from imgcls_search.views.browse import family_of
@@ -22,7 +25,10 @@ from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.words import counted
 from imgcls_search.worker import drawing, figures
 
-TOP_CURVES, MOST_COLUMNS, MOST_BARS = 5, 9, 12
+TOP_CURVES, MOST_COLUMNS, MOST_BARS, MOST_PRETRAININGS = 5, 9, 12, 4
+
+KEY = re.compile("[0-9a-f]+")
+"""The name of a pretrained network; any other is damage, and no path."""
 
 LEAST_TRIALS, TRIALS_PER_SETTING = 20, 5
 """Fewest complete trials for importances: in total, and per setting that varies."""
@@ -36,17 +42,17 @@ MOST_FITTED = 400
 _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 
 
-def how_it_went(record: Record, winner: Trial, book: Sketchbook) -> list[Section]:
-    """Return sections with the best so far, learning curves, and the front, or one cost against the score."""
+def how_it_went(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) -> list[Section]:
+    """Return sections with the best so far, curves, pretrainings, and the front, or one cost against the score."""
     done = _done(record)
     curves = book.picture(_curves(record), "Learning curves: the best trials, and faintly all others, pruned ones too")
     pictures = [book.picture(*_progress(record, done)), curves]
     if len(record.objectives) == 1 and (found := _cost(done, record)) is not None:
         pictures.append(book.picture(*found))
     sections = [Section(title="The search", pictures=pictures)]
-    if winner.candidate.config.is_pretraining:
-        drawn = book.picture(figures.health(winner.epochs), f"What the epochs of trial {winner.number} measured")
-        sections.append(Section(title="Health of the pretraining", pictures=[drawn]))
+    health = [book.picture(*found) for found in _health(record, winner, files)]
+    if health:
+        sections.append(Section(title="Health of the pretraining", pictures=health))
     if len(record.objectives) > 1:
         sections.append(Section(title="Pareto front", pictures=[book.picture(*_front(record, winner))]))
     return sections
@@ -74,6 +80,27 @@ def what_mattered(record: Record, book: Sketchbook) -> list[Section]:
         text = f"A point is a complete trial.{left_out}"
         sections.append(Section(title="Score by setting", text=text, pictures=drawn, is_dense=True))
     return sections
+
+
+def _health(record: Record, winner: Trial, files: StudyFiles) -> Iterator[tuple[Any, str]]:
+    """Yield pictures of the winner's epochs if it is a pretraining, else of pretrainings that trials started from."""
+    from imgcls_search.worker.pretraining import epochs_of_pretraining
+
+    config = winner.candidate.config
+    if config.is_pretraining:
+        yield figures.health(winner.epochs), f"What the epochs of trial {winner.number} measured"
+        return
+    own = (config.component("model").name, config.component("pretrain").name) if config.needs_backbone else None
+    known = [each for each in record.facts.get("backbones", {}).items() if KEY.fullmatch(each[0])]
+    known.sort(key=lambda each: (each[1].get("model"), each[1].get("pretrain")) != own)
+    store, shown = Store(files.root), 0
+    for key, fact in known:
+        epochs = epochs_of_pretraining([str(store.path(key))])
+        if epochs and shown < MOST_PRETRAININGS:
+            shown += 1
+            held = f", fold {fact['fold'] + 1} held out" if "fold" in fact else ""
+            what = f"{fact.get('model', 'network')} ({fact.get('pretrain', 'pretrained')}{held})"
+            yield figures.health(epochs), f"What the epochs of the pretraining of {what} measured"
 
 
 def _done(record: Record) -> list[Trial]:

@@ -152,6 +152,7 @@ class JobRunner:
             history=state["history"],
             classes=data.classes,
             stated=costs.of(job.config.tree),
+            pretrained=pretraining.epochs_of_pretraining(job.backbones),
         )
         if cross_validation.KEY in state:
             known = cross_validation.read_out_of_fold(state, job.checkpoint)

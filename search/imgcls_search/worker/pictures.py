@@ -30,16 +30,20 @@ def draw(
     pixels: Any,
     classes: Sequence[str],
     stated: costs.Costs | None = None,
+    pretrained: Sequence[Mapping[str, float]] = (),
 ) -> dict[str, str]:
     """Write the pictures, each completely or not at all, and return their names by file name.
 
     `logits` [N, classes] are for the validation images `pixels`, uint8 [N, C, H, W], with class numbers `labels` [N],
     or with several labels each, 0 or 1 [N, classes]. `stated` are the costs of decisions, if there are any.
+    `pretrained` has the epochs of the pretraining that the trial started from, if they are known.
 
     Raises:
         OSError: they cannot be written.
     """
     drawn: dict[str, Any] = {"learning-curves.png": figures.learning(history)}
+    if pretrained:
+        drawn["health-of-pretraining.png"] = figures.health(pretrained)
     if labels.ndim == 2:
         drawn |= _of_labels(logits, labels, pixels, classes)
         return _written(folder, trial, drawn)

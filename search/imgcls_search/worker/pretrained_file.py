@@ -27,6 +27,9 @@ class PretrainingNote(TypedDict):
     health: Mapping[str, float]
     """Feature metrics of the last epoch."""
 
+    history: Sequence[Mapping[str, float]]
+    """Feature metrics of each epoch; empty in files that do not have them."""
+
     versions: Mapping[str, str]
 
 

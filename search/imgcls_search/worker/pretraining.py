@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -318,6 +319,10 @@ def describe(session: Session, shown: PretrainingImages, job: Job, data: Prepare
             "epochs": session.epoch,
             "seed": job.seed,
             "health": {name: value for name, value in session.history[-1].items() if name not in ("epoch", "seconds")},
+            # Without times: equal pretrainings have equal files.
+            "history": [
+                {name: value for name, value in epoch.items() if name != "seconds"} for epoch in session.history
+            ],
             "versions": pipeline.versions(),
         },
     }
@@ -342,6 +347,14 @@ def write_backbone(session: Session, shown: PretrainingImages, job: Job, data: P
     }
 
 
+def epochs_of_pretraining(files: Sequence[str]) -> Sequence[Mapping[str, float]]:
+    """Return the metrics of the epochs of the first network that a training starts from; empty if they are unknown."""
+    for file in files[:1]:
+        with contextlib.suppress(CheckpointError, OSError):
+            return read_backbone(Path(file))["pretrained"]["history"]
+    return ()
+
+
 def read_backbone(path: Path) -> AboutBackbone:
     """Return the metadata in the weights file of a pretraining.
 
@@ -353,7 +366,7 @@ def read_backbone(path: Path) -> AboutBackbone:
         about: dict[str, Any] = json.loads(state["about"])
         # Check that everything needed later is there.
         TrialConfig.from_dict(about["config"]).pretraining()
-        noted = {"teacher": None, **about["pretrained"]}
+        noted = {"teacher": None, "history": [], **about["pretrained"]}
         about |= {"pretrained": {name: noted[name] for name in NOTED}}
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise CheckpointError(f"{path}: no weights file of a pretraining") from error

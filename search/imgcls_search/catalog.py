@@ -265,6 +265,14 @@ def refuse_with_folds(space: Space) -> None:
                 f"{space.locate(section)}: {section}: not in a search with folds: {folds}; {reason}; leave one of them "
                 "out, or add it when you train the exported configuration"
             )
+    imitated = (space.document.get("pretrain") or {}).get("imitate") or {}
+    for kind in imitated.get("teacher") or {}:
+        if kind in ("file", "study"):
+            path = f"pretrain.imitate.teacher.{kind}"
+            raise UserError(
+                f"{space.locate(path)}: {path}: not in a search with folds: {folds}; such a teacher may have seen the "
+                "images that folds are scored on; allowed: timm"
+            )
 
 
 def refuse_with_devices(space: Space) -> None:

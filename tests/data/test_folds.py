@@ -226,9 +226,16 @@ def test_numbers_of_folds_that_are_none_are_one_line(folds: str, here: Callable[
 
 @pytest.mark.parametrize(
     "setting",
-    ["quantize=int8", "prune={structured: {amount: 0.5}}", "prune={none: {}, unstructured: {amount: 0.5}}"],
+    [
+        "quantize=int8",
+        "prune={structured: {amount: 0.5}}",
+        "prune={none: {}, unstructured: {amount: 0.5}}",
+        "distill={study: {name: other}}",
+        "pretrain={none: {}, imitate: {teacher: {study: {name: other}}}}",
+        "pretrain={imitate: {teacher: {file: {path: other.pt}}}}",
+    ],
 )
-def test_compression_in_a_search_with_folds_is_one_line(
+def test_what_would_see_or_leave_out_a_fold_is_one_line_in_a_search_with_folds(
     setting: str, here: Callable[..., Answer], tmp_path: Path
 ) -> None:
     (tmp_path / "s.yaml").write_text(SPACE + "optimizer: {adamw: {lr: {float: [0.001, 0.01]}}}\n")

@@ -11,7 +11,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.space import parse
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.views.search_screen import _leader
+from imgcls_search.views.search_screen import _leader, _value_alone
 
 from tests.orchestrator.test_endings import SPACE, running
 
@@ -49,3 +49,10 @@ def test_a_trial_over_a_limit_does_not_lead(
     search: Any = SimpleNamespace(record=record, space=space, sign=1)
     leader = _leader(search)
     assert (leader.number if leader else None) == expected
+
+
+def test_a_value_is_shown_without_its_metric_even_if_that_has_spaces() -> None:
+    metric = "recall:big cat"
+    search: Any = SimpleNamespace(record=SimpleNamespace(val_images=100))
+    trial: Any = SimpleNamespace(metric=metric, last_shown=1, value_at={1: 0.5}.__getitem__)
+    assert _value_alone(trial, search) == "0.50"

@@ -143,3 +143,11 @@ def test_cell_of_a_table_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
     print_table(("name",), [("a\nerror: forged\x1b[2J",), (("first", "second"),)])
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines == ["name", r"a\nerror: forged\x1b[2J", "first", "second"]
+
+
+def test_brackets_in_a_heading_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("recall:cat [old]", "[/x]"), [("0.5", "[2, 4]")])
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split("  ")[0] == "recall:cat [old]"
+    assert heading.split()[-1] == "[/x]"
+    assert row.split() == ["0.5", "[2,", "4]"]

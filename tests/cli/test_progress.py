@@ -65,6 +65,14 @@ def screen_of(kind: type[Any], is_terminal: bool) -> tuple[Any, io.StringIO]:
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
+def test_brackets_in_a_path_are_no_markup(is_terminal: bool) -> None:
+    screen, text = screen_of(StepScreen, is_terminal)
+    with screen:
+        screen.step("writing new [old]/a [/b].html", 1, 2)
+    assert "writing new [old]/a [/b].html" in text.getvalue()
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
 def test_epochs_are_shown(is_terminal: bool) -> None:
     screen, text = screen_of(TrainingScreen, is_terminal)
     pace = Pace(20)

@@ -43,10 +43,10 @@ def print_table(headings: tuple[Cell, ...], rows: Iterable[tuple[Cell, ...]]) ->
     if not console.is_terminal:
         console.width = WIDE
     table = Table(box=None, padding=(0, 2, 0, 0))
+    # As Text, because rich parses [2, 4], and class names in brackets, as markup.
     for heading in headings:
-        table.add_column(_cell(heading), overflow="fold")
+        table.add_column(Text(_cell(heading)), overflow="fold")
     for row in rows:
-        # As Text, because rich parses [2, 4] as markup.
         table.add_row(*(Text(_cell(cell)) for cell in row))
     console.print(table)
 

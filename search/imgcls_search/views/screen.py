@@ -37,13 +37,18 @@ def new_bars(console: Console, *columns: ProgressColumn, auto_refresh: bool = Tr
     return Progress(*columns, console=console, transient=True, auto_refresh=auto_refresh)
 
 
+def _text(template: str) -> TextColumn:
+    """Return a column of plain text: rich would parse brackets in names and paths as markup."""
+    return TextColumn(template, markup=False)
+
+
 class PlanScreen:
     """Shows the epochs that are timed for a plan; use it as a context manager."""
 
     def __init__(self, console: Console, epochs: int) -> None:
         """Draw on a console; outside a terminal, print only lines of `say`."""
         self.console = console
-        self.progress = new_bars(console, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.progress = new_bars(console, _text("{task.description}"), BarColumn(), MofNCompleteColumn())
         self.epochs = epochs
         self.task = self.progress.add_task("timing epochs", total=epochs)
 
@@ -103,7 +108,7 @@ class TrainingScreen:
     def __init__(self, console: Console) -> None:
         """Draw on a console."""
         self.console = console
-        self.progress = new_bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("epochs; {task.description}"))
+        self.progress = new_bars(console, BarColumn(), MofNCompleteColumn(), _text("epochs; {task.description}"))
         self.task: TaskID | None = None
         self.told_at: dict[str, float] = {}
 
@@ -149,7 +154,7 @@ class StepScreen:
         """Draw on a console."""
         self.console = console
         # Drawn only by this thread: another thread would disturb measurements.
-        self.progress = new_bars(console, BarColumn(), TextColumn("{task.description}"), auto_refresh=False)
+        self.progress = new_bars(console, BarColumn(), _text("{task.description}"), auto_refresh=False)
         self.task: TaskID | None = None
         self.started = time.monotonic()
 
@@ -182,7 +187,7 @@ class WorkScreen:
     def __init__(self, console: Console) -> None:
         """Draw on a console; use it as a context manager."""
         self.console = console
-        self.progress = new_bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self.progress = new_bars(console, BarColumn(), MofNCompleteColumn(), _text("{task.description}"))
         self.task: TaskID | None = None
         self.what = ""
         self.started = self.told_at = time.monotonic()

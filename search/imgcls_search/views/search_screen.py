@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imgcls_search import durations
-from imgcls_search.rounding import pairs
+from imgcls_search.rounding import measured, pairs
 from imgcls_search.study import best
 from imgcls_search.terminal import shown
 from imgcls_search.trial import NOT_PROMOTED, Trial
@@ -136,15 +136,15 @@ class SearchScreen:
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for heading in ("trial", "state", "epoch", search.space.objectives[0][0]):
             # A narrow terminal cuts off the configuration, never these columns.
-            table.add_column(heading, no_wrap=True, min_width=max(8, len(heading)))
+            table.add_column(Text(shown(heading)), no_wrap=True, min_width=max(8, len(heading)))
         table.add_column("configuration", no_wrap=True, ratio=1)
         for making in search.pretraining.making.values():
             epochs = f"{making.epoch}/{making.backbone.config.epochs}"
-            table.add_row("", "pretrains", epochs, "-", making.backbone.what, style="bold")
+            table.add_row("", "pretrains", epochs, "-", Text(making.backbone.what), style="bold")
         for trial in self._shown(search):
-            value = _last_value(trial, search).partition(" ")[2] if trial.last_shown else "-"
+            value = _value_alone(trial, search) if trial.last_shown else "-"
             epochs = f"{trial.epoch}/{search.epochs}"
-            table.add_row(str(trial.number), trial.state, epochs, value, _params(trial), style=_style(trial))
+            table.add_row(str(trial.number), trial.state, epochs, value, Text(_params(trial)), style=_style(trial))
         return Group(progress.get_renderable(), Text(self._state(search)), table)
 
     def _shown(self, search: Search) -> list[Trial]:
@@ -186,6 +186,10 @@ def _is_within_limits(trial: Trial, search: Search) -> bool:
 
 def _last_value(trial: Trial, search: Search) -> str:
     return pairs({trial.metric: trial.value_at(trial.last_shown)}, search.record.val_images)
+
+
+def _value_alone(trial: Trial, search: Search) -> str:
+    return measured(trial.metric, trial.value_at(trial.last_shown), search.record.val_images)
 
 
 def _sentence(trial: Trial, search: Search) -> str:

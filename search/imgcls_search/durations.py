@@ -6,7 +6,7 @@ import math
 import re
 
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
-PATTERN = rf"(?=.)(?:{_NUMBER}d ?)?(?:{_NUMBER}h ?)?(?:{_NUMBER}m(?:in)? ?)?(?:{_NUMBER}s)?"
+PATTERN = rf"(?=.)(?:{_NUMBER} ?d ?)?(?:{_NUMBER} ?h ?)?(?:{_NUMBER} ?m(?:in)? ?)?(?:{_NUMBER} ?s)?"
 """Days, hours, minutes and seconds, the longest unit first; editors read it too, so it has no Python-only syntax."""
 
 EXAMPLES = "90s, 90m, 1h30m or 2d"
@@ -19,12 +19,12 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def parse(text: str) -> float | None:
-    """Return the seconds in `1h30m` or a bare number, or None if the text is neither."""
+    """Return the seconds in `1h30m`, `1 h 30 min` as `show` writes it, or a bare number; None for other texts."""
     if re.fullmatch(_NUMBER, text):
         return float(text)
     if not re.fullmatch(PATTERN, text):
         return None
-    return math.fsum(float(number) * _SECONDS[unit] for number, unit in re.findall(rf"({_NUMBER})([dhms])", text))
+    return math.fsum(float(number) * _SECONDS[unit] for number, unit in re.findall(rf"({_NUMBER}) ?([dhms])", text))
 
 
 def show(seconds: float, *, exact: bool = False) -> str:

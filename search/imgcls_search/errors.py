@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,5 +196,13 @@ def named(names: Sequence[str], most: int = 20) -> str:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the known name nearest to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    if (twin := next((each for each in names if _looks_like(each, name)), None)) is not None:
+        # Escaped, since both look the same otherwise.
+        return f" (did you mean {twin!a}? {name!a} differs from it in Unicode form only)"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _looks_like(one: str, other: str) -> bool:
+    return one != other and unicodedata.normalize("NFKC", one) == unicodedata.normalize("NFKC", other)

@@ -256,6 +256,10 @@ BAD_TREES = {
     ),
     "one class": ({"a": 5}, ["only one class, 'a'", "at least 2"]),
     "a class only in test": ({"train/a": 5, "train/b": 5, "test/c": 2}, ["class 'c' is in test but not in train"]),
+    "a class in another Unicode form": (
+        {"train/a": 5, "train/caf\u00e9": 5, "test/cafe\u0301": 2},
+        [r"did you mean 'caf\xe9'? 'cafe\u0301' differs from it in Unicode form only"],
+    ),
     "a class only in val": ({"train/a": 5, "train/b": 5, "val/c": 2}, ["class 'c' is in val but not in train"]),
     "no image in test": ({"train/a": 5, "train/b": 5, "test/a": 0}, ["no image in test"]),
     "test without class folders": ({"train/a": 5, "train/b": 5, "test": 2}, ["no class folders in", "test"]),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from imgcls_search.api.options import component_of_data
 from imgcls_search.config import Component
 from imgcls_search.data import describe, describe_whole, prepare, read_headers, summarise
 from imgcls_search.data.source import Source
@@ -289,6 +290,26 @@ def test_missing_images_are_counted_and_the_first_named(made: Path) -> None:
     assert " and 2 more; paths start from " in line
 
 
+@pytest.mark.parametrize(
+    ("there", "named", "shown"),
+    [
+        ("IMG_1.JPG", "IMG_1.jpg", "; 'IMG_1.JPG' is there, and differs from 'IMG_1.jpg' in case or Unicode form; "),
+        ("cafe\u0301.png", "caf\u00e9.png", r"; 'cafe\u0301.png' is there, and differs from 'caf\xe9.png' in case or "),
+    ],
+)
+def test_a_file_of_another_spelling_is_named(made: Path, there: str, named: str, shown: str) -> None:
+    if sys.platform in ("darwin", "win32"):
+        pytest.skip("its file systems take both spellings for one")
+    (made.parent / "img" / "000.png").rename(made.parent / "img" / there)
+    made.write_text(made.read_text().replace("000.png", named), encoding="utf-8")
+    assert f"1 of 20 images are missing: 'img/{named}' (line 2){shown}" in refused(made)
+
+
+def test_a_path_with_a_nul_is_one_line(made: Path) -> None:
+    made.write_bytes(made.read_bytes() + b"img\0/a.png,a\n")
+    assert "labels.csv:22: " in refused(made)
+
+
 def test_empty_cells_are_named(made: Path) -> None:
     text = made.read_text()
     made.write_text(text.replace("002.png,a", "002.png, ").replace("004.png,a", "004.png,"))
@@ -466,3 +487,19 @@ def test_study_is_named_after_its_table(made: Path, here: Callable[..., Answer])
     assert is_one_line(bad)
     assert "does not exist; allowed: a table" in bad.err
     assert is_one_line(here("check", "base.yaml", "--data", "table:"))
+
+
+@pytest.mark.parametrize(
+    ("text", "file", "root"),
+    [
+        ("labels.csv", "labels.csv", None),
+        ("labels.csv:photos", "labels.csv", "photos"),
+        ("2024:01/labels.csv", "2024:01/labels.csv", None),
+        ("C:/2024/Labels.TSV:D:/photos", "C:/2024/Labels.TSV", "D:/photos"),
+        ("labels.csv.d/a:b/labels.parquet:x:y", "labels.csv.d/a:b/labels.parquet", "x:y"),
+        ("labels.txt:photos", "labels.txt", "photos"),
+    ],
+)
+def test_colons_before_the_ending_of_a_table_belong_to_its_path(text: str, file: str, root: str | None) -> None:
+    args = component_of_data(f"table:{text}").args
+    assert (args["file"], args["root"]) == (file, root)

@@ -18,7 +18,7 @@ from imgcls_search.data.listing import Listing
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Test, Val
 from imgcls_search.data.tally import Tally, image_files, is_broken, some
-from imgcls_search.errors import DataError
+from imgcls_search.errors import DataError, closest
 from imgcls_search.signature import Arg
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -285,7 +285,10 @@ def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: s
     for split, tree in found.items():
         strange = [name for name in tree if name not in trained]
         if trained and strange:
-            raise DataError(f"{place}: class {some(strange)} is in {split} but not in train; allowed: train's classes")
+            near = closest(strange[0], trained)
+            raise DataError(
+                f"{place}: class {some(strange)} is in {split} but not in train{near}; allowed: train's classes"
+            )
         if not any(tree.values()):
             raise DataError(f"{place}: no image in {split}; fill it or remove it")
 

@@ -326,7 +326,8 @@ def _refuse_untrained(
     first = dict(zip(known.tolist(), items[places].tolist(), strict=True))
     number = min(strange, key=first.__getitem__)
     row = first[number]
-    what = f"{classes[number]!r} is in {splits[row]} but not in train; allowed: labels of the training rows"
+    near = closest(classes[number], [name for other, name in enumerate(classes) if other not in strange])
+    what = f"{classes[number]!r} is in {splits[row]} but not in train{near}; allowed: labels of the training rows"
     if isinstance(label, str):
         refuse(rows, label, sorted({first[other] for other in strange}), what)
     refuse(rows, classes[number], [row], what)

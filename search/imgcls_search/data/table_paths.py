@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -102,16 +103,31 @@ def look_for_files(rows: Rows, column: str, names: Sequence[str], top: Path) -> 
         shown = ", ".join(f"{names[row]!r} ({rows.line(row)})" for row in missing[:SHOWN])
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         raise DataError(
-            f"{rows.where(missing[0], column)}: {len(missing):,} of {len(rows):,} images are missing: {shown}{more}; "
-            f"paths start from {top}; data.table.root names another folder"
+            f"{rows.where(missing[0], column)}: {len(missing):,} of {len(rows):,} images are missing: {shown}{more}"
+            f"{_twin(top, names[missing[0]])}; paths start from {top}; data.table.root names another folder"
         )
     return (LeftOut(reason="image that no row names", count=others, example=example),) if others else ()
+
+
+def _twin(top: Path, name: str) -> str:
+    """Return in words which file differs from a missing one in case or Unicode form only; empty if none does."""
+    folder, _, file = name.rpartition("/")
+    for entry in _entries(top / folder):
+        if entry.name != file and _folded(entry.name) == _folded(file):
+            # Escaped, since the names may look the same otherwise.
+            return f"; {entry.name!a} is there, and differs from {file!a} in case or Unicode form"
+    return ""
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from entries
-    except OSError:
-        # Its files are checked one by one: a folder may allow opening files but not listing.
+    except (OSError, ValueError):
+        # Its files are checked one by one: a folder may allow opening files but not listing, and a damaged table may
+        # name one with a NUL.
         return

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from imgcls_search.config import Value
 from imgcls_search.signature import REQUIRED, Fields, Leaf, OneOf
 from imgcls_search.space.problems import Position, Report, printable
 from imgcls_search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, ScalarNode, read, value_of
+
+_TABLE = re.compile(r"(.+?\.(?:csv|tsv|parquet))(?::(.+))?", re.IGNORECASE | re.DOTALL)
+"""The path of a table, and the root of its images if one is given."""
 
 
 def with_data(
@@ -26,7 +31,7 @@ def with_data(
     names = _required(option) if option is not None else []
     if "root" not in names and (option is None or option.others is None):
         names.append("root")
-    values = location.split(":", len(names) - 1) if colon else []
+    values = _values(location, names) if colon else []
     args = {
         key: ScalarNode(position=position, value=value, text=value, quoted=True)
         for key, value in zip(names, values, strict=False)
@@ -36,6 +41,14 @@ def with_data(
         position=position, values={**own.values, **args}, keys={**own.keys, **dict.fromkeys(args, position)}
     )
     return _replaced(root, section, _single(name, arguments, position), position)
+
+
+def _values(location: str, names: list[str]) -> list[str]:
+    """Return the parts of a location between colons; a table's path may have colons itself, and has an ending."""
+    table = _TABLE.fullmatch(location) if names[:1] == ["file"] else None
+    if table is not None:
+        return [part for part in table.groups() if part is not None]
+    return location.split(":", len(names) - 1)
 
 
 def _arguments_of(data: Node | None, name: str) -> MapNode:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from imgcls_search.cli.output import print_table
-from imgcls_search.config import expand_path
+from imgcls_search.config import Component, expand_path
+from imgcls_search.data import must_be_apart
 from imgcls_search.errors import UserError
 from PIL import Image
 
-from tests.conftest import PATIENCE, TINY, Answer, linux_only
+from tests.conftest import PATIENCE, TINY, Answer, is_one_line, linux_only
 from tests.gate import Gate
 from tests.orchestrator.test_run import children, is_alive, table, wait_for_epochs
 
@@ -258,3 +259,53 @@ def test_paths_of_a_space_know_variables(
     answer = here("run", space)
     assert answer.code == 2
     assert "distill.file.path: ${PLACE}/w.pt: the environment variable PLACE is not set" in answer.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "../tiny.yaml", "--data", "folder:."),
+        ("check", "../tiny.yaml", "--data", "folder:."),
+        ("plan", "../tiny.yaml", "--data", "folder:."),
+        ("augment-preview", "../tiny.yaml", "--data", "folder:.", "-o", "../sheet.png"),
+        ("backbones", ".", "--model", "{resnet: {weights: x.pt}}"),
+        ("train", "../one.yaml", "--data", "folder:."),
+        ("pretrain", "../one.yaml", "--data", "folder:.", "--set", "pretrain=simclr"),
+    ],
+)
+def test_studies_are_not_written_among_the_images(
+    command: tuple[str, ...], tiny: Path, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tiny.parent / "photos"
+    for label in ("cat", "dog"):
+        (photos / label).mkdir(parents=True)
+        for number in range(12):
+            Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(photos / label / f"{number}.png")
+    (tiny.parent / "one.yaml").write_text("model: {lenet5: {}}\ndata: digits\ntraining: {epochs: 1}\n")
+    monkeypatch.chdir(photos)
+    answer = here(*command)
+    assert is_one_line(answer), answer
+    assert "--studies studies: is in the folder of the images, ., where it would count as a class" in answer.err
+    assert sorted(path.name for path in photos.iterdir()) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "place", "is_apart"),
+    [
+        (("cat", "dog"), ".", False),
+        (("cat", "dog"), "studies", False),
+        (("cat", "dog"), "cat/studies", False),
+        (("cat", "dog"), ".studies", True),
+        (("cat", "dog"), "../studies", True),
+        (("train/cat", "train/dog"), "studies", True),
+        (("train/cat", "train/dog"), "train/studies", False),
+    ],
+)
+def test_a_folder_is_apart_from_images_if_it_is_no_class(
+    folders: tuple[str, ...], place: str, is_apart: bool, tmp_path: Path
+) -> None:
+    for folder in folders:
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+    component = Component(path="data.folder", name="folder", args={"root": str(tmp_path / "photos")})
+    with contextlib.nullcontext() if is_apart else pytest.raises(UserError, match="would count as a class"):
+        must_be_apart(component, tmp_path / "photos" / place, "--studies")

@@ -98,9 +98,13 @@ def test_backbones_are_compared_and_their_features_kept(
     assert not list(tmp_path.rglob("features.npy"))
 
 
-def test_what_cannot_be_compared_is_one_line(here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compared_is_one_line(
+    here: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from imgcls_search.jobs import weights
 
+    (tmp_path / "photos").mkdir()
+    several = ("--set", "data.folder.labels=several", "--model", "{resnet: {weights: x.pt}}")
     for words, said in (
         (("backbones", "nowhere"), "nowhere: does not exist"),
         (("backbones", "digits", "--model", "{lenet5: {widht: 1}}"), "model.lenet5.widht: unknown key"),
@@ -110,6 +114,7 @@ def test_what_cannot_be_compared_is_one_line(here: Callable[..., Answer], monkey
             "model.lenet5.width: is still searched",
         ),
         (("backbones", "digits", "--weights-dir", "nowhere"), "--weights-dir nowhere: no such folder"),
+        (("backbones", "photos", *several), "data.folder: images may have several labels each; allowed here: one"),
     ):
         answer = here(*words)
         assert answer.code in (1, 2)

@@ -191,6 +191,25 @@ def test_table_says_members_sizes_and_the_winner(study: str, here: Run, tmp_path
     assert not (tmp_path / "studies" / study / "ensemble.pt").exists()
 
 
+def test_a_weights_file_of_any_name_is_exported(study: str, here: Run, tmp_path: Path) -> None:
+    answer = here("ensemble", study, "-o", "my ensemble")
+    assert answer.out.endswith("next: imgcls-search export 'my ensemble' --bundle DIR\n"), answer
+    answer = here("export", "my ensemble", "--bundle", "model")
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "model" / "model.onnx").is_file()
+
+
+def test_a_bundle_that_cannot_be_written_opens_no_test_split(study: str, here: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    answer = here("ensemble", study, "--bundle", "file/model", "--test")
+    assert is_one_line(answer), answer
+    assert "file/model: cannot be written" in answer.err
+    answer = here("ensemble", study, "--bundle", "one", "--distill", "one", "--test")
+    assert is_one_line(answer), answer
+    assert "--distill one: is the folder of --bundle, too" in answer.err
+    assert "test_openings" not in open_study(tmp_path / "studies", study).user_attrs
+
+
 def test_one_file_serves_the_ensemble(study: str, here: Run, tmp_path: Path) -> None:
     answer = here("ensemble", study, "--bundle", "model", "--json")
     assert answer.code == 0, answer.err

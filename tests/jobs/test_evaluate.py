@@ -14,6 +14,8 @@ import pytest
 import yaml
 from imgcls_search.config import Component
 from imgcls_search.data import describe
+from imgcls_search.errors import DataError
+from imgcls_search.jobs.evaluate import _class_numbers
 from PIL import Image
 
 from tests.conftest import Answer, is_one_line
@@ -92,6 +94,20 @@ def test_images_that_do_not_fit_are_one_line(weights: Path, here: Callable[..., 
     assert is_one_line(answer), answer
     assert said in answer.err
     # Nothing was opened.
+    assert not (weights.parent / "test-openings.jsonl").exists()
+
+
+def test_a_class_in_another_unicode_form_is_shown_as_different() -> None:
+    with pytest.raises(DataError) as raised:
+        _class_numbers(["rose\u0301"], ["blue", "ros\u00e9"], "w.pt")
+    assert r"(did you mean 'ros\xe9'? 'rose\u0301' differs from it in Unicode form only)" in str(raised.value)
+
+
+def test_predictions_that_cannot_be_written_open_no_test_split(weights: Path, here: Callable[..., Answer]) -> None:
+    for place in ("nowhere/test.csv", "photos"):
+        answer = here("evaluate", weights, "--split", "test", "--predictions", place)
+        assert is_one_line(answer), answer
+        assert f"{place}: cannot be written" in answer.err
     assert not (weights.parent / "test-openings.jsonl").exists()
 
 

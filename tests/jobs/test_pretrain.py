@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from imgcls_search.jobs.trainer import working_alone
 from PIL import Image
 
 from tests.conftest import Answer, is_one_line
@@ -69,6 +70,15 @@ def test_a_backbone_is_written_says_what_it_is_from_and_is_trained_on(
     start = ["--set", "pretrain=none", "--set", "model.lenet5.weights=out/b.pt", "--set", "training.epochs=1"]
     assert here("train", "s.yaml", *start).code == 0
     assert here("check", "s.yaml", *start).code == 0
+
+
+def test_two_at_once_do_not_write_one_file(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    (tmp_path / "s.yaml").write_text(SPACE)
+    with working_alone(tmp_path / ".b.pt.lock", "busy"):
+        answer = here("pretrain", "s.yaml", "-o", "b.pt")
+    assert is_one_line(answer), answer
+    assert "b.pt: another process is pretraining it" in answer.err
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
 
 
 def test_a_killed_one_goes_on_to_the_same_weights(

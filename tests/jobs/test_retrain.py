@@ -16,6 +16,7 @@ from imgcls_search.errors import CheckpointError
 from imgcls_search.jobs.bundle import weights
 from imgcls_search.jobs.evaluate import record_opening
 from imgcls_search.jobs.export import read_origin
+from imgcls_search.jobs.trainer import working_alone
 
 from tests.conftest import Answer, is_one_line, linux_only
 from tests.orchestrator.test_run import wait_for
@@ -125,6 +126,9 @@ def test_training_whose_study_is_damaged_keeps_its_metrics(tmp_path: Path, imgcl
         '{"test": []}',
         '{"test": {"1": 3}}',
         '{"test": {"1": {"accuracy": "x", "macro_f1": 1}}}',
+        '{"test": {"1": {"accuracy": NaN, "macro_f1": 1}}}',
+        '{"test": {"1": {"accuracy": 5, "macro_f1": 1}}}',
+        '{"summary": {"average_precision": {}}, "test": {"1": {"subset_accuracy": 1, "macro_f1": 1}}}',
         '{"seeds": 2}',
         '{"summary": {"accuracy": {"mean": "m", "ci95": 0.1}}}',
         '{"summary": []}',
@@ -136,6 +140,21 @@ def test_damaged_metrics_beside_weights_are_one_line(text: str, tmp_path: Path) 
     (tmp_path / "metrics.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(CheckpointError, match=r"metrics\.json: damaged"):
         weights._report(tmp_path / "seed-1.pt")
+
+
+def test_two_trainings_at_once_do_not_share_a_folder(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    (tmp_path / "one.yaml").write_text(TRAINED)
+    out = tmp_path / "trained/one"
+    out.mkdir(parents=True)
+    with working_alone(out / ".lock", "busy"):
+        answer = here("train", "one.yaml")
+    assert is_one_line(answer), answer
+    assert "trained/one: another process is training there" in answer.err
+    assert not list(out.iterdir())
+
+
+def test_a_spread_over_no_trainings_is_left_out() -> None:
+    assert weights._spread({"summary": {"accuracy": {"mean": 0.5, "ci95": 0.1}}}) is None
 
 
 @linux_only

@@ -118,11 +118,15 @@ def probe(
     Raises:
         UserError: a network or the images are not usable.
     """
-    from imgcls_search.data import must_exist
+    from imgcls_search.data import has_several_labels, must_be_apart, must_exist
     from imgcls_search.jobs.backbones import compare_backbones
 
     spaces = [backbone_space(text, data, changes, skip_unreadable=skip_unreadable) for text in models]
-    must_exist(spaces[0].first().component("data"))
+    component = spaces[0].first().component("data")
+    must_exist(component)
+    must_be_apart(component, studies, "--studies")
+    if has_several_labels(component):
+        raise UserError(f"{component.path}: images may have several labels each; allowed here: one label an image")
     with screens.drafting() as show:
         found, failed = compare_backbones([space.config() for space in spaces], studies, show, screens.say)
     return Backbones(found=tuple(one.to_dict() for one in found), failed=tuple(vars(one) for one in failed))

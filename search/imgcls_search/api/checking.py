@@ -147,10 +147,11 @@ class Checked:
 
 def _source_there(space: Space, studies: Path) -> Source | None:
     """Return the images of a space; None if they must be downloaded or their folder does not exist."""
-    from imgcls_search.data import describe, is_there
+    from imgcls_search.data import describe, is_there, must_be_apart
     from imgcls_search.executors.helper import image_cache
 
     component = space.first().component("data")
+    must_be_apart(component, studies, "--studies")
     return describe(component, image_cache(studies)) if is_there(component) else None
 
 

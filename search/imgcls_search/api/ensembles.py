@@ -118,6 +118,8 @@ def combine(
     """
     if student is not None and distill is None:
         raise UserError(f"--student {student}: needs --distill DIR")
+    if bundle is not None and distill is not None and bundle.absolute() == distill.absolute():
+        raise UserError(f"--distill {distill}: is the folder of --bundle, too; allowed: another folder")
     from imgcls_search.jobs.bundle.deliver import refuse_taken
     from imgcls_search.jobs.ensemble.making import make
     from imgcls_search.jobs.ensemble.student import check_student, distil
@@ -141,10 +143,11 @@ def combine(
     if distill is not None:
         with screens.training() as screen:
             taught = distil(made, student, distill, screen)
+    delivered = _deliver(made, bundle, files.root, screens, moved=data is not None) if bundle is not None else None
+    # Last, so that no failure of another step loses the scores of an opened test split.
     if test:
         screens.say("measuring on the test split")
         tested = on_test(made, Path(taught["weights"]) if taught is not None else None, screens.say)
-    delivered = _deliver(made, bundle, files.root, screens, moved=data is not None) if bundle is not None else None
     return Ensemble(
         weights=made.weights,
         folder=bundle,

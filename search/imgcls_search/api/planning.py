@@ -149,6 +149,7 @@ def make_plan(
         UserError: the space, the images or the device is not usable.
         NoResultError: no epoch could be completed.
     """
+    from imgcls_search.data import must_be_apart
     from imgcls_search.jobs.plan import plan as plan_search
     from imgcls_search.jobs.plan import timed_as
 
@@ -159,6 +160,7 @@ def make_plan(
     if planned.is_config:
         named = name_of(space)
         raise UserError(f"{named}: nothing is searched in it; train it with: imgcls-search train {named}")
+    must_be_apart(planned.first().component("data"), studies, "--studies")
     timed = {**timed_as(planned), "study.max_epochs": str(epochs)}
     calibration = read([*changes, *timed.items()])
     with screens.planning(epochs) as screen:

@@ -92,9 +92,11 @@ def draw_sheet(
     Raises:
         UserError: the images or the file are not usable.
     """
+    from imgcls_search.data import must_be_apart
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.preview import draw_config, write_preview
 
     config = space.first() if first or space.is_config else draw_config(space, seed)
+    must_be_apart(config.component("data"), studies, "--studies")
     shown = write_preview(config, image_cache(studies), output, rows=rows, seed=seed, say=say)
     return Preview(path=output, rows=shown.rows, settings=tuple(shown.settings))

@@ -102,10 +102,11 @@ class Search:
         """Find the study of a space; `source` names the space in messages.
 
         Raises:
-            UserError: nothing is searched in the space, or the storage is not a valid address.
+            UserError: nothing is searched in the space, the storage is not a valid address, or the studies would be
+                among the images.
             DataError: its images do not exist.
         """
-        from imgcls_search.data import must_exist
+        from imgcls_search.data import must_be_apart, must_exist
         from imgcls_search.executors import processes
         from imgcls_search.orchestrator.study_data import with_known_name
         from imgcls_search.study.address import settle
@@ -116,6 +117,7 @@ class Search:
         if space.is_config:
             raise UserError(f"{source}: nothing is searched in it; train it with: imgcls-search train {source}")
         must_exist(space.first().component("data"))
+        must_be_apart(space.first().component("data"), studies, "--studies")
         address = settle(storage, space.study["storage"])
         space = with_known_name(space, studies, address)
         return cls(space=space, files=find_study(studies, space.name, address))

@@ -180,6 +180,8 @@ def evaluate(
         from imgcls_search.executors.helper import image_cache
         from imgcls_search.jobs.evaluate import evaluate_weights
 
+        if predictions is not None:
+            check_predictions(Path(predictions))
         found = evaluate_weights(
             path,
             split,
@@ -193,6 +195,19 @@ def evaluate(
         if predictions is not None:
             write_predictions(found, Path(predictions))
     return evaluation_as_dict(found)
+
+
+def check_predictions(path: Path) -> None:
+    """Refuse a file that cannot be written, before the images are scored and the test split is opened.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from imgcls_search import atomic
+    from imgcls_search.errors import writing
+
+    with writing(path):
+        atomic.check_writable(path)
 
 
 def write_predictions(found: Evaluation, path: Path) -> None:

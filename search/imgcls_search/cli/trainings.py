@@ -208,11 +208,13 @@ def evaluate(
     imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
     imgcls-search evaluate trained/best/seed-1.pt --tta mirror --corruptions
     """
-    from imgcls_search.api.trainings import by_severity, evaluation_as_dict, write_predictions
+    from imgcls_search.api.trainings import by_severity, check_predictions, evaluation_as_dict, write_predictions
     from imgcls_search.data import label_sets
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.evaluate import evaluate_weights
 
+    if predictions is not None:
+        check_predictions(predictions)
     found = evaluate_weights(
         weights,
         split.value,

@@ -15,7 +15,7 @@ from imgcls_search.data.custom import custom
 from imgcls_search.data.decode import decode
 from imgcls_search.data.digits import digits
 from imgcls_search.data.fingerprint import Prints
-from imgcls_search.data.folders import ALLOWED, folder, has_split, whole_folder
+from imgcls_search.data.folders import ALLOWED, SPLITS, folder, has_split, whole_folder
 from imgcls_search.data.image import Frame, InputShape
 from imgcls_search.data.mixing import Mix, mix_nothing, mixing
 from imgcls_search.data.policies import POLICIES, Policy
@@ -62,6 +62,7 @@ __all__ = [
     "look_at_test",
     "mix_nothing",
     "mixing",
+    "must_be_apart",
     "must_exist",
     "native_shape",
     "open_all",
@@ -166,6 +167,24 @@ def must_exist(component: Component) -> None:
         raise DataError(f"{component.path}: {top}: does not exist; allowed: {wanted}")
     if not top.is_dir():
         raise DataError(f"{component.path}: {top}: is not a folder; allowed: {wanted}")
+
+
+def must_be_apart(component: Component, written: Path, option: str) -> None:
+    """Refuse to write a folder among images, where it would count as a class; hidden folders do not count.
+
+    Raises:
+        UserError: it is in a folder of classes.
+    """
+    if component.name != "folder":
+        return
+    root, place = component.args["root"], written.resolve()
+    top = expand_path(root, f"{component.path}.root").resolve()
+    for tree in [top / split for split in SPLITS if (top / split).is_dir()] or [top]:
+        if place.is_relative_to(tree) and not any(part[0] == "." for part in place.relative_to(tree).parts):
+            raise UserError(
+                f"{option} {written}: is in the folder of the images, {root}, where it would count as a class; run "
+                f"this outside of it, or name another folder with {option}"
+            )
 
 
 def describe(component: Component, cache: Path | None = None) -> Source:

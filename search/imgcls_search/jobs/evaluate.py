@@ -13,10 +13,10 @@ from torch import nn
 
 from imgcls_search import atomic, costs
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Prepared, comes_with, describe_whole, label_sets, skipping_unreadable
+from imgcls_search.data import Prepared, comes_with, describe_whole, label_sets, must_be_apart, skipping_unreadable
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.views import ViewsName
-from imgcls_search.errors import DataError, UserError, writing
+from imgcls_search.errors import DataError, UserError, closest, writing
 from imgcls_search.jobs.bundle.weights import trained_portion
 from imgcls_search.jobs.evaluation import Evaluation, SplitName, decided_classes, images_of, measure
 from imgcls_search.jobs.export import now
@@ -53,6 +53,7 @@ def evaluate_weights(
     Raises:
         CheckpointError: the file is not a trained model of this program, or its exported network is missing.
         DataError: the images are missing or damaged, or some are of a class that was not trained.
+        UserError: an option has no use here, or the cache would be among the images.
     """
     if split == "folds":
         if data is not None:
@@ -69,6 +70,7 @@ def evaluate_weights(
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     if skip_unreadable:
         component = skipping_unreadable(component)
+    must_be_apart(component, cache.parent, "--studies")
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
     is_given = data is not None and split != "all" and comes_with(component, split)
@@ -161,7 +163,10 @@ def _class_numbers(found: Sequence[str], trained: Sequence[str], place: str) -> 
     numbers = {name: number for number, name in enumerate(trained)}
     strange = [name for name in found if name not in numbers]
     if strange:
-        raise DataError(f"{place}: the weights were not trained on class {_show(strange)}; allowed: {_show(trained)}")
+        near = closest(strange[0], trained)
+        raise DataError(
+            f"{place}: the weights were not trained on class {_show(strange)}{near}; allowed: {_show(trained)}"
+        )
     return np.array([numbers[name] for name in found], dtype=np.int64)
 
 

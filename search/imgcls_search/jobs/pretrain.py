@@ -10,11 +10,11 @@ from typing import Any
 
 from imgcls_search import atomic
 from imgcls_search.config import TrialConfig
-from imgcls_search.data import Prepared, must_exist
+from imgcls_search.data import Prepared, must_be_apart, must_exist
 from imgcls_search.data.unlabeled import look_for_unlabeled
 from imgcls_search.errors import CheckpointError, UserError, writing
 from imgcls_search.executors.helper import Helper
-from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
+from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, working_alone
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study.address import Address
@@ -59,11 +59,14 @@ def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> PretrainedWe
     """
     config, out = pretraining.config.pretraining(), pretraining.out
     must_exist(config.component("data"))
+    must_be_apart(config.component("data"), pretraining.studies, "--studies")
     look_for_unlabeled(config)
     with contextlib.ExitStack() as stack:
         with writing(out):
             stack.enter_context(atomic.making(out.parent))
             atomic.check_writable(out)
+        busy = f"{out}: another process is pretraining it; wait until it ends, or choose another file with -o"
+        stack.enter_context(working_alone(out.with_name(f".{out.name}.lock"), busy))
         trainer = stack.enter_context(Trainer(pretraining.studies, watcher))
         # The worker imports torch while the images are read.
         devices = trainer.hire(pretraining.config, 1)

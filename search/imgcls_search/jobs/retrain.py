@@ -12,13 +12,13 @@ from typing import Any, TypedDict
 from imgcls_search import atomic
 from imgcls_search.confidence import Interval, interval
 from imgcls_search.config import TrialConfig
-from imgcls_search.data import Prepared, must_exist
+from imgcls_search.data import Prepared, must_be_apart, must_exist
 from imgcls_search.errors import CheckpointError, StudyError, UserError, writing
 from imgcls_search.executors.helper import Helper
 from imgcls_search.jobs.export import now
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.pretrained import of_configuration
-from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
+from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job, working_alone
 from imgcls_search.measures import THRESHOLD
 from imgcls_search.orchestrator import named_classes, study_data, teachers, weights_used
 from imgcls_search.protocol import Portion
@@ -96,8 +96,16 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
             f"folds: {folds}: each seed trains one network on all images outside the test split, for as many epochs as "
             f"each fold had ({training.config.epochs // folds})"
         )
-    must_exist(training.config.component("data"))
-    with _claimed(training.out), Trainer(training.studies, watcher) as trainer:
+    component = training.config.component("data")
+    must_exist(component)
+    must_be_apart(component, training.studies, "--studies")
+    must_be_apart(component, training.out, "--out")
+    with _claimed(training.out):
+        return _train(training, watcher)
+
+
+def _train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
+    with Trainer(training.studies, watcher) as trainer:
         trainer.hire(training.config, len(training.seeds))
         helper = trainer.helper
         _refuse_other_images(training, helper)
@@ -153,13 +161,15 @@ def weights_path(out: Path, seed: int) -> Path:
 
 @contextlib.contextmanager
 def _claimed(out: Path) -> Iterator[None]:
-    """Create the folder of the results; a refused training leaves no folder behind."""
+    """Create the folder of the results, for this process alone; a refused training leaves no folder behind."""
     if (out / "metrics.json").exists():
         raise StudyError(f"{out}: holds the results of a training already; choose another folder with --out")
     with contextlib.ExitStack() as stack:
         with writing(out):
             stack.enter_context(atomic.making(out))
             atomic.check_writable(out / "metrics.json")
+        busy = f"{out}: another process is training there; wait until it ends, or choose another folder with --out"
+        stack.enter_context(working_alone(out / ".lock", busy))
         yield
 
 

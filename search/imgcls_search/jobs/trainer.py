@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -11,7 +12,7 @@ from typing import Protocol
 from imgcls_search import atomic
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
-from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.errors import NoResultError, StudyError, UserError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.executors.local import LocalExecutor, usable_groups
 from imgcls_search.jobs.pace import Epoch, Pace
@@ -185,6 +186,32 @@ class _Training:
         if self.deaths > MOST_DEATHS:
             raise NoResultError(f"{self.what}: {trouble.reason}, {self.deaths} times")
         return f"{trouble.reason}; it resumes from its last checkpoint"
+
+
+@contextlib.contextmanager
+def working_alone(lock: Path, busy: str) -> Iterator[None]:
+    """Keep other processes from the same results while the block runs; the lock file is deleted afterwards.
+
+    Raises:
+        StudyError: another process holds the lock; `busy` is the message.
+        UserError: the file cannot be locked.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise StudyError(busy) from None
+    except OSError as error:
+        raise UserError(f"{lock}: cannot be locked ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        # Deleted while it is held: another process that waits for it gets nothing.
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        held.release()
 
 
 def training_job(

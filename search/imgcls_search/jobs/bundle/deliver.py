@@ -170,13 +170,16 @@ def _as_served(
 
 
 def refuse_taken(out: Path) -> None:
-    """Refuse a folder that a bundle would overwrite.
+    """Refuse a folder that a bundle would overwrite, or that cannot be made, before any work is done for it.
 
     Raises:
-        UserError: it exists and is not empty.
+        UserError: it exists and is not empty, or it cannot be written.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already; choose another folder, or remove it")
+    with writing(out):
+        above = next(folder for folder in out.absolute().parents if folder.exists())
+        atomic.check_writable(above / bundle.DESCRIPTION)
 
 
 @contextmanager

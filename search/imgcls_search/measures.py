@@ -118,9 +118,9 @@ def share_of_images(known: Mapping[str, T]) -> str:
 def main_measure(known: Mapping[str, T]) -> str:
     """Return the measure that every epoch has, whatever the objective: for one class each, or several labels.
 
-    For a pretraining it is that of the probe, if measured.
+    For a pretraining it is that of the probe, if measured; for images without any label, the share of right ones.
     """
-    names = ("accuracy", "average_precision", "probe_accuracy", "spread")
+    names = ("accuracy", "average_precision", "subset_accuracy", "probe_accuracy", "spread")
     return next((name for name in names if name in known), "average_precision")
 
 

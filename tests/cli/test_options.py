@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 from imgcls_search.cli.app import app
+from imgcls_search.cli.options import argument
 from typer.main import get_command
 
 from tests.conftest import TINY, Answer, begin_command, is_one_line
@@ -152,6 +153,25 @@ def test_a_studies_folder_of_another_name_is_looked_into(
     assert without.code == (0 if command[0] in ("list", "clean") else 2)
 
 
+def test_a_copy_whose_name_is_no_studys_is_listed_and_stops_no_other_command(
+    elsewhere: Path, here: Callable[..., Answer]
+) -> None:
+    shutil.copy(elsewhere / f"{STUDY}.db", elsewhere / f"{STUDY} copy.db")
+    listed = json.loads(here("list", "--studies", "elsewhere", "--json").out)
+    assert [entry["study"] for entry in listed] == [STUDY, f"{STUDY} copy"]
+    assert "allowed: letters, digits" in listed[1]["problem"]
+    answer = here("clean", "--studies", "elsewhere")
+    assert answer.code == 0, answer.err
+    assert "deleted elsewhere" in answer.out
+
+
+@pytest.mark.parametrize("command", ["list", "clean"])
+def test_a_file_in_place_of_the_studies_is_one_line(command: str, tiny: Path, here: Callable[..., Answer]) -> None:
+    answer = here(command, "--studies", tiny.name)
+    assert is_one_line(answer)
+    assert f"{tiny.name}: is not a folder" in answer.err
+
+
 def test_weights_are_measured_on_images_decoded_elsewhere(elsewhere: Path, here: Callable[..., Answer]) -> None:
     here("clean", "--studies", "elsewhere")
     assert not list((elsewhere / ".images").iterdir())
@@ -221,6 +241,22 @@ def test_a_study_is_confirmed_otherwise_only_when_asked_again(
         pages.append(Path("page.html").read_text())
     assert "test split opened once" in pages[0]
     assert f"confirm chose trial {1 - trial}: only its report has a test score" in pages[1]
+
+
+def test_shown_commands_can_be_pasted(elsewhere: Path, here: Callable[..., Answer]) -> None:
+    export = ("export", STUDY, "-o", "my best.yaml", "--studies", "elsewhere")
+    found = json.loads(here(*export, "--json").out)
+    assert found == {"study": STUDY, "trial": found["trial"], "file": "my best.yaml"}
+    assert here(*export).out.endswith("retrain it with: imgcls-search train 'my best.yaml' --seeds 3\n")
+    for command, shown in (("best", "to confirm: imgcls-search confirm"), ("front", "details: imgcls-search best")):
+        assert f"{shown} {STUDY} --studies elsewhere\n" in here(command, STUDY, "--studies", "elsewhere").out
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("a.yaml", "a.yaml"), ("my best.yaml", "'my best.yaml'"), ("-a.yaml", "./-a.yaml")]
+)
+def test_a_path_in_a_shown_command_is_one_argument(path: str, shown: str) -> None:
+    assert argument(Path(path)) == shown
 
 
 def test_tables_as_json_hold_what_is_shown(elsewhere: Path, here: Callable[..., Answer]) -> None:

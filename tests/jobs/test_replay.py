@@ -257,3 +257,4 @@ def test_parts_of_a_study_give_intervals(trained: Path, imgcls: Callable[..., An
         answer = imgcls("replay", "tiny-digits", "--seeds", "3", *wrong)
         assert answer.code == 2
         assert line in answer.err
+    assert "--max-epochs 3: needs --seeds" in imgcls("replay", "tiny-digits", "--max-epochs", "3").err

@@ -11,6 +11,7 @@ import torch
 from imgcls_search.compress.distill import Teaching
 from imgcls_search.config import Component
 from imgcls_search.data import mixing
+from imgcls_search.measures import main_measure
 from imgcls_search.training import custom_metrics
 from imgcls_search.training.losses import SEVERAL, build_loss
 from imgcls_search.training.metrics import Wanted, score
@@ -236,3 +237,11 @@ def test_a_teacher_of_several_labels_pulls_towards_its_probability_of_each() -> 
     same = teaching(torch.tensor(0.0), taught.clone().requires_grad_(), inputs)
     assert same.item() == pytest.approx(0, abs=1e-6)
     assert targets.shape == logits.shape
+
+
+def test_images_without_any_label_have_a_main_measure() -> None:
+    logits, targets = (tensor.numpy() for tensor in drawn(8))
+    found = score(logits, np.zeros_like(targets), Wanted(thresholds=(0.5,) * len(CLASSES)))
+    assert "average_precision" not in found
+    assert main_measure(found) == "subset_accuracy"
+    assert main_measure(score(logits, targets)) == "average_precision"

@@ -377,6 +377,7 @@ def test_other_machines_are_answered_where_the_address_says_so(start: Callable[.
         (("nowhere",), "nowhere: no such folder"),
         (("model", "--port", "{taken}"), "cannot be used on 127.0.0.1"),
         (("model", "--host", "no.such.host.example"), "cannot be used on no.such.host.example"),
+        (("model", "--host", "a..b"), "cannot be used on a..b (not a name of a machine)"),
     ],
 )
 def test_command_that_cannot_serve_is_one_line(

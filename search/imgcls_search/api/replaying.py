@@ -86,6 +86,8 @@ def replay_strategies(
             if seed is not None:
                 changes.append(("study.seed", str(seed)))
             spaces.append(space_of(record, catalog(), changes))
+    if seeds is None and max_epochs is not None:
+        raise UserError(f"--max-epochs {max_epochs}: needs --seeds")
     if seeds is not None:
         if seed is not None:
             raise UserError("--seed: cannot be used with --seeds, which uses seeds 0, 1, ...; allowed: one of the two")

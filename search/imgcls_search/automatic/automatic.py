@@ -263,7 +263,7 @@ class Auto:
         if plan is None or self.ledger.left <= closing:
             self.screens.say(
                 f"confirm: skipped, {durations.show(max(0.0, self.ledger.left))} is too short to retrain the best "
-                f"trials; to confirm later: imgcls-search confirm {self.files.name}"
+                f"trials; to confirm later: imgcls-search confirm {self.files.name}{self.request.in_folder}"
             )
             return None
         fact["confirming"] = plan
@@ -359,8 +359,8 @@ class Auto:
                 told = bundling.wait(watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
-                f"bundle: {self.output.bundle} is still that of trial {fact.get('bundled')}, the time is over; "
-                f"export the winner: imgcls-search export {self.files.name} --trial {bundling.trial} --bundle DIR"
+                f"bundle: the time is over, {self.output.bundle} is of trial {fact.get('bundled')}; export the winner: "
+                f"imgcls-search export {self.files.name} --trial {bundling.trial} --bundle DIR{self.request.in_folder}"
             )
             return
         if isinstance(told, str):
@@ -386,7 +386,7 @@ class Auto:
         except OutOfTimeError:
             self.screens.say(
                 f"report: skipped, the time is over; write it with: imgcls-search report {self.files.name} "
-                f"-o {self.output.report}"
+                f"-o {self.output.report}{self.request.in_folder}"
             )
             return is_there
         fact["reported"] = fact["given"]

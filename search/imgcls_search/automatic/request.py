@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ class Request:
 
     started: float
     """When the call began, by `time.monotonic`."""
+
+    @property
+    def in_folder(self) -> str:
+        """The option that a shown command needs to find the study; empty for the default folder."""
+        return "" if self.studies == Path("studies") else f" --studies {shlex.quote(str(self.studies))}"
 
 
 @dataclass(frozen=True, kw_only=True)

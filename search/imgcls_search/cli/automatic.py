@@ -21,6 +21,7 @@ from imgcls_search.cli.options import (
     Storage,
     Studies,
     WeightsDir,
+    argument,
     override,
 )
 from imgcls_search.cli.output import echo, make_screens, print_json
@@ -113,7 +114,7 @@ def _say_how_to_go_on(work: Auto, options: str) -> None:
     echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
     account, bundle = work.ledger.fact, work.output.bundle
     if bundle.is_dir() and "bundled" in account:
-        echo(f"usable now: imgcls-search predict {bundle} IMAGES... (trial {account['bundled']})", error=True)
+        echo(f"usable now: imgcls-search predict {argument(bundle)} IMAGES... (trial {account['bundled']})", error=True)
     if "baseline" in account and work.files is not None:
         echo(f"the best so far: imgcls-search export {work.files.name} --bundle DIR{options}", error=True)
 

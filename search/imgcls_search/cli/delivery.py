@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 import typer
 
 from imgcls_search.api.options import component_of_data
-from imgcls_search.cli.options import STUDIES, AsJson, ModelFormat, MovedData, Storage, Studies, Views, study_files
+from imgcls_search.cli.options import (
+    STUDIES,
+    AsJson,
+    ModelFormat,
+    MovedData,
+    Storage,
+    Studies,
+    Views,
+    argument,
+    study_files,
+)
 from imgcls_search.cli.output import echo, make_console, make_screens, print_json, warn
 from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.measures import PROBE, command_for, main_measure
@@ -111,9 +121,12 @@ def export(
     exported = write_configuration(study_files(source, studies, storage), output, trial)
     origin, _ = read_origin(exported)
     assert origin is not None
+    if as_json:
+        print_json({**origin, "file": str(output)})
+        return
     # A configuration without a training section only pretrains.
     metric = "accuracy" if "\ntraining:" in exported else PROBE
-    echo(f"wrote {output}: trial {origin['trial']}; retrain it with: {command_for(metric, str(output))}")
+    echo(f"wrote {output}: trial {origin['trial']}; retrain it with: {command_for(metric, argument(output))}")
 
 
 def _export_bundle(
@@ -126,7 +139,8 @@ def _export_bundle(
     as_json: bool,
     delivery: _Delivery,
 ) -> None:
-    is_weights = source.endswith(".pt")
+    # `ensemble -o` may have given the file any name.
+    is_weights = source.endswith(".pt") or Path(source).is_file()
     if is_weights and trial is not None:
         raise UserError(f"--trial {trial}: {source} is one training; --trial needs the name of a study")
     from imgcls_search.api.writing import write_bundle
@@ -161,7 +175,7 @@ def _export_bundle(
     )
     for line in _trust(found["sureness"], found["tta"], latency["median_ms"]):
         echo(line)
-    echo(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
+    echo(f"next: imgcls-search predict {argument(out)} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
 
 
 def _trust(found: SurenessMetrics, tta: ViewsMetrics | None, median_ms: float) -> Iterator[str]:

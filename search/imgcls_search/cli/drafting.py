@@ -12,7 +12,17 @@ import typer
 from imgcls_search import durations
 from imgcls_search.api.options import images_of, seconds_of
 from imgcls_search.cli.images import note_ambiguous
-from imgcls_search.cli.options import STUDIES, AsJson, Group, SkipUnreadable, Studies, WeightsDir, override
+from imgcls_search.cli.options import (
+    STUDIES,
+    AsJson,
+    Group,
+    SkipUnreadable,
+    Studies,
+    WeightsDir,
+    argument,
+    in_folder,
+    override,
+)
 from imgcls_search.cli.output import echo, make_screens, print_json
 from imgcls_search.errors import UserError
 
@@ -114,5 +124,4 @@ def _show(found: Draft, target: Path, studies: Path) -> None:
         echo(str(one))
     for note in found.notes:
         echo(f"note: {note}")
-    where = "" if studies == STUDIES else f" --studies {studies}"
-    echo(f"wrote {target}; next: imgcls-search run {target}{where}")
+    echo(f"wrote {target}; next: imgcls-search run {argument(target)}{in_folder(studies)}")

@@ -15,6 +15,7 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     WeightsDir,
+    argument,
     study_files,
 )
 from imgcls_search.cli.output import echo, make_screens, print_json, print_table
@@ -95,6 +96,6 @@ def ensemble(
     for line in found.lines():
         echo(line)
     if bundle is not None:
-        echo(f"wrote {bundle}; next: imgcls-search predict {bundle} IMAGES...")
+        echo(f"wrote {bundle}; next: imgcls-search predict {argument(bundle)} IMAGES...")
     else:
-        echo(f"weights: {found.weights}; next: imgcls-search export {found.weights} --bundle DIR")
+        echo(f"weights: {found.weights}; next: imgcls-search export {argument(found.weights)} --bundle DIR")

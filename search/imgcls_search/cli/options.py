@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,19 @@ Storage = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 STUDIES = Path("studies")
+
+
+def argument(path: Path) -> str:
+    """Return a path as an argument of a command that a message shows."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def in_folder(studies: Path) -> str:
+    """Return the option that a shown command needs to find a study; empty for the default folder."""
+    return "" if studies == STUDIES else f" --studies {argument(studies)}"
+
+
 SpaceFile = Annotated[
     Path,
     typer.Argument(metavar="SPACE", help="A search-space YAML file, or the name of a shipped space, for example vit."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgcls_search import durations
-from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyName, study_files
+from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyName, in_folder, study_files
 from imgcls_search.cli.output import best_lines, echo, going_on, print_classes, print_json, print_table
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
@@ -101,7 +101,7 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
         print_classes(trial["classes"])
     if now.state != "finished":
         echo(f"the search: {now}")
-    echo(_trust(record, [trial["trial"] for trial in found], study))
+    echo(_trust(record, [trial["trial"] for trial in found], f"{study}{in_folder(studies)}"))
 
 
 def front(
@@ -143,7 +143,7 @@ def front(
     print_table(("trial", *((name, f"({how})") for name, how in found["objectives"].items()), "parameters"), rows)
     over = f"; over a limit: {len(found['over_limits'])}" if found["over_limits"] else ""
     echo(f"on the front: {len(rows)} of {counted('complete trial', found['complete'])}{over}")
-    echo(f"details: imgcls-search best {study}")
+    echo(f"details: imgcls-search best {study}{in_folder(studies)}")
     if output is not None:
         echo(f"wrote {output}")
 
@@ -238,7 +238,10 @@ def compare(
 
 
 def _trust(record: Record, numbers: list[int], study: str) -> str:
-    """Return a line that says whether a winner is confirmed, and with what scores."""
+    """Return a line that says whether a winner is confirmed, and with what scores.
+
+    `study` is the study in a shown command.
+    """
     confirmed, images = record.facts.get("confirmed"), record.val_images
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""

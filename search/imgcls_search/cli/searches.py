@@ -26,6 +26,7 @@ from imgcls_search.cli.options import (
     Unlabeled,
     WeightsDir,
     Workers,
+    in_folder,
     override,
     read,
     study_files,
@@ -259,7 +260,7 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
 
     found = summarise(outcome.record)
     study = found["study"]
-    where = "" if studies == STUDIES else f" --studies {studies}"
+    where = in_folder(studies)
     counts = found["trials"]
     echo(
         f"{outcome.ending}: {counted('trial', counts['total'])} ({counts['complete']} complete, {counts['pruned']} "

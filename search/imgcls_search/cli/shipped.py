@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from imgcls_search.cli.options import AsJson
+from imgcls_search.cli.options import AsJson, argument
 from imgcls_search.cli.output import echo, print_json, print_table
 from imgcls_search.errors import UserError
 
@@ -59,7 +59,7 @@ def spaces(
     if as_json:
         print_json({"space": name, "file": str(target)})
         return
-    echo(f"wrote {target}; change it and run it with: imgcls-search run {target}")
+    echo(f"wrote {target}; change it and run it with: imgcls-search run {argument(target)}")
 
 
 def _copy(source: Path, output: Path | None, *, force: bool) -> Path:

@@ -19,6 +19,7 @@ from imgcls_search.cli.options import (
     Studies,
     Unlabeled,
     WeightsDir,
+    argument,
     read,
 )
 from imgcls_search.cli.output import as_yaml, echo, make_screens, plain, print_json, print_table
@@ -209,7 +210,7 @@ def schema() -> None:
 
 def _show_space(space: Space, path: Path) -> None:
     if space.is_config:
-        echo(f"{path}: a configuration, nothing is searched; train it with: imgcls-search train {path}")
+        echo(f"{path}: a configuration, nothing is searched; train it with: imgcls-search train {argument(path)}")
         return
     rows = [(p.path, p.domain, ", ".join(f"{k}: {v}" for k, v in p.when)) for p in space.parameters()]
     print_table(("parameter", "domain", "only when"), rows)

@@ -48,7 +48,7 @@ class StudyFiles:
 
     def __post_init__(self) -> None:
         """Refuse names that could leave the folder."""
-        if not _NAME.fullmatch(self.name) or ".." in self.name:
+        if not is_name(self.name):
             raise StudyError(
                 f"study name {self.name!r}: allowed: letters, digits, '.', '_' and '-', at most 100, no '..', "
                 "starting with a letter or digit"
@@ -252,13 +252,18 @@ class StudyFiles:
             lock.release()
 
 
+def is_name(text: str) -> bool:
+    """Tell whether a text can be the name of a study; the name of a copy, such as `vit copy`, often cannot."""
+    return _NAME.fullmatch(text) is not None and ".." not in text
+
+
 def refuse_if_any_runs(root: Path) -> None:
     """Raise an error if a run works on any study in a folder.
 
     Raises:
         StudyError: one does; the message names it.
     """
-    for name in study_names(root):
+    for name in filter(is_name, study_names(root)):
         files = find_study(root, name, None)
         if files.folder.is_dir():
             with files.folder_locked(task="clean"):
@@ -269,12 +274,14 @@ def study_names(root: Path, at: Address | None = None) -> list[str]:
     """Return the studies of a database on a server, or of a folder, including those with a record on a server.
 
     Raises:
-        StudyError: the database cannot be reached, or is not ours.
+        StudyError: the database cannot be reached, or is not ours; or the folder is a file.
     """
     if at is not None:
         from imgcls_search.study.postgres import studies_of
 
         return studies_of(at)
+    if root.exists() and not root.is_dir():
+        raise StudyError(f"{root}: is not a folder; allowed: the folder of the studies (--studies)")
     files = {path.stem for path in root.glob("*.db")}
     return sorted(files | {path.parent.name for path in root.glob("*/storage") if not path.parent.name.startswith(".")})
 

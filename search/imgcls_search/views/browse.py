@@ -207,6 +207,9 @@ def compare(root: Path, first: str, second: str, at: Address | None = None) -> C
     return compare_opened((first, second), open_named(root, first, at), open_named(root, second, at))
 
 
+MOST_DIGITS = 9
+"""Most digits of a trial's number."""
+
 Opened = tuple[Record, Trial | None]
 """A study, and one of its trials or None for the study itself."""
 
@@ -262,7 +265,7 @@ def open_named(root: Path, name: str, at: Address | None) -> Opened:
     record = load(find_study(root, study, at))
     if not colon:
         return record, None
-    if not number.isdecimal():
+    if not number.isdecimal() or len(number) > MOST_DIGITS:
         raise UserError(f"{name}: {number!r} is not a trial number; allowed: STUDY:NUMBER, for example vit-digits:7")
     return record, find_trial(record, int(number))
 

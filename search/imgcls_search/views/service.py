@@ -307,8 +307,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         found = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UserError(f"--port {port}: cannot be used on {host} ({error.strerror}); try another") from error
+    # A name such as `a..b` is no name at all, which Python says in another way.
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a name of a machine"
+        raise UserError(f"--port {port}: cannot be used on {host} ({reason}); try another") from error
     # Connections inherit this. Otherwise, the second part of an answer waits 40 ms until the first is acknowledged.
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return found

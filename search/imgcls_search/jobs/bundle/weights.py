@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -251,36 +252,38 @@ def _problem(report: Any) -> str | None:
     if not isinstance(report, dict):
         return f"it holds a {type(report).__name__}"
     seeds, test, summary = report.get("seeds", []), report.get("test", {}), report.get("summary", {})
-    accuracy = summary.get(main_measure(summary), {}) if isinstance(summary, dict) else None
+    main = main_measure(summary) if isinstance(summary, dict) else ""
+    accuracy = summary.get(main, {}) if isinstance(summary, dict) else None
     spread = [accuracy.get("mean", 0), accuracy.get("ci95") or 0] if isinstance(accuracy, dict) else [None]
     is_right = {
         "origin": report.get("origin") is None or is_origin(report["origin"]),
         "trained_on": isinstance(report.get("trained_on", ""), str),
         "seeds": isinstance(seeds, list) and all(type(seed) is int for seed in seeds),
-        "test": isinstance(test, dict) and all(map(_are_metrics, test.values())),
+        "test": isinstance(test, dict) and all(_are_metrics(one, main if summary else "") for one in test.values()),
         "summary": all(_is_number(value) for value in spread),
     }
     wrong = [name for name, right in is_right.items() if not right]
     return f"{wrong[0]} is not as train writes it" if wrong else None
 
 
-def _are_metrics(found: Any) -> bool:
-    if not isinstance(found, dict) or not {share_of_images(found), "macro_f1"} <= found.keys():
+def _are_metrics(found: Any, main: str) -> bool:
+    """Tell whether a value holds the scores of a training, among them `main` unless that is empty."""
+    if not isinstance(found, dict) or not {share_of_images(found), "macro_f1", *filter(None, [main])} <= found.keys():
         return False
-    return all(map(_is_number, found.values()))
+    return all(map(_is_number, found.values())) and 0 <= found[share_of_images(found)] <= 1
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _spread(report: Mapping[str, Any]) -> dict[str, Any] | None:
     name = main_measure(report.get("summary", {}))
     accuracy = report.get("summary", {}).get(name, {})
-    if accuracy.get("ci95") is None or "mean" not in accuracy:
-        return None
     values = [metrics[name] for metrics in report.get("test", {}).values()]
-    found = {"count": len(report["seeds"]), "values": values, "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
+    if accuracy.get("ci95") is None or "mean" not in accuracy or not values:
+        return None
+    found = {"count": len(values), "values": values, "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
     return found if name == "accuracy" else {**found, "measure": name}
 
 

@@ -76,6 +76,16 @@ def test_splits_of_other_images_are_cut_where_there_are_enough(weights: Path, he
         answer = here("evaluate", weights, "--data", "folder:other", "--split", split, "--json")
         assert answer.code == 0, answer.err
         assert json.loads(answer.out)["metrics"]["accuracy"] == 1.0
+        assert f"these are not the images of the training, and {split} is cut from them anew" in answer.err
+
+
+def test_images_that_were_added_since_the_training_are_noted(weights: Path, here: Callable[..., Answer]) -> None:
+    note = "these are not the images of the training, and val is cut from them anew"
+    assert note not in here("evaluate", weights).out
+    paint(weights.parents[2] / "more", "red", 3)
+    for file in (weights.parents[2] / "more" / "red").iterdir():
+        file.rename(weights.parents[2] / "photos" / "red" / f"new-{file.name}")
+    assert note in here("evaluate", weights).out
 
 
 @pytest.mark.parametrize(

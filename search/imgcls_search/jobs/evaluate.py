@@ -67,6 +67,7 @@ def evaluate_weights(
         raise UserError("--corruptions: is for images with one label each; corruption_accuracy is a top-1 accuracy")
     # Bring the images to the size and channels that the weights were trained with.
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
+    trained_as = config.component("data").name
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     if skip_unreadable:
         component = skipping_unreadable(component)
@@ -74,6 +75,7 @@ def evaluate_weights(
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
     is_given = data is not None and split != "all" and comes_with(component, split)
+    is_of_training = False
     if split == "all" or is_given:
         source = describe_whole(component, split if split != "all" else None)
         classes, parts = source.classes, pipeline.open_whole(config, source, cache, say)
@@ -83,6 +85,12 @@ def evaluate_weights(
         except DataError as error:
             raise DataError(f"{error} ({_instead(component)})") from error
         classes, parts = found.classes, images_of(config, found, split)
+        is_of_training = component.name == trained_as and pipeline.has_prints(config, found, trained_on.prints)
+        if not is_of_training and not comes_with(component, split) and say is not None:
+            say(
+                f"{weights}: these are not the images of the training, and {split} is cut from them anew: scores are "
+                "too high if some of them were trained on"
+            )
     opening: dict[str, Any] = {"weights": weights.name, "split": split}
     if split != "val" and (changed := _look_for_other_test(component, cache, trained_on)) is not None:
         opening["test_changed"] = changed[0]
@@ -96,7 +104,7 @@ def evaluate_weights(
     parts = [
         replace(part, labels=label_sets.renumbered(part.labels, numbers, len(trained_on.classes))) for part in parts
     ]
-    if split == "val" and data is None and say is not None and trained_portion(weights) == "train+val":
+    if split == "val" and is_of_training and say is not None and trained_portion(weights) == "train+val":
         say(f"{weights}: scores on val are too high: the model trained on these images")
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", opening)

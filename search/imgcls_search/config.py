@@ -181,7 +181,7 @@ class TrialConfig:
         """The configuration without settings that have no effect: a fit has no optimizer; equal fits are one trial."""
         if not self.is_fitted:
             return self
-        views = self.tree["finetune"]["views"]
+        views = self.tree.get("finetune", {}).get("views")
         idle = ("optimizer", "schedule", "loss", "training", *(("augment",) if views is None else ()))
         kept = {key: part for key, part in self.tree.items() if key not in idle}
         weights = self.class_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -196,10 +197,16 @@ class Trial:
         return self.metric in self.shown_at(epoch)
 
     def value_at(self, epoch: int) -> float:
-        """Return the first objective's metric at an epoch, counted from 1: the compressed copy's if there is one."""
+        """Return the first objective's metric at an epoch, counted from 1: the compressed copy's if there is one.
+
+        NaN if there is no value, see `has_value_at`, which a trial at a rung lacks only in a damaged study.
+        """
         # Strategies call this for every trial of a large study, so it avoids `shown_at`.
-        shown = self.scores[epoch] if self.candidate.compresses else self.epochs[epoch - 1]
-        return shown[self.metric]
+        try:
+            shown = self.scores[epoch] if self.candidate.compresses else self.epochs[epoch - 1]
+            return shown[self.metric]
+        except LookupError:
+            return math.nan
 
     @property
     def fold_scores(self) -> list[float]:

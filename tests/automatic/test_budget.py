@@ -62,6 +62,18 @@ def test_confirmation_is_what_fits(seconds: float, expected: tuple[int, int] | N
     assert (plan is None) if expected is None else plan == {"trials": [1, 3, 2], "seeds": 3}
 
 
+def test_damaged_plans_and_confirmations_do_not_count() -> None:
+    trials = record_of(0.5, 0.9, seconds=2.0).trials
+    assert budget.confirm_seconds(trials, 2, 0, 0.0) == budget.confirm_seconds(trials, 2, 1, 0.0)
+    assert budget.is_valid({"trials": [3, 1], "seeds": 2}, [1, 3, 2])
+    for trials_of, seeds in (([], 2), ([1, 3], 0), ([1, 2], 2)):
+        assert not budget.is_valid({"trials": trials_of, "seeds": seeds}, [1, 3, 2])
+    confirmed: Any = {"ranking": [{"trial": 3}, {"trial": 1}], "chosen": 3}
+    assert budget.is_confirmed(confirmed, [1, 3, 2])
+    assert not budget.is_confirmed({**confirmed, "chosen": 2}, [1, 3, 2])
+    assert not budget.is_confirmed({**confirmed, "ranking": []}, [1, 3, 2])
+
+
 def test_less_time_means_fewer_seeds_and_trials_and_never_more_than_it() -> None:
     record = record_of(0.5, 0.9, 0.7, 0.8, seconds=20.0)
     seen = []

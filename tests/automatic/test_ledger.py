@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from imgcls_search.automatic.ledger import Ledger, ending_at, process_began, read_file
+from imgcls_search.automatic.ledger import Ledger, ending_at, known_account, process_began, read_file
 from imgcls_search.errors import OutOfTimeError, StudyError, UserError
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.result_facts import AutoFact
 
 
 def test_account_goes_on_where_an_earlier_call_left_it(tmp_path: Path) -> None:
@@ -43,7 +44,13 @@ def test_account_moves_into_the_study_and_stays_readable(tmp_path: Path) -> None
     assert found["spent"]["init"] >= 10
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"given": -1, "spent": {}}', '{"given": 5, "spent": {"init": "x"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"given": -1, "spent": {}}', '{"given": 5, "spent": {"init": "x"}}'),
+        *('{"given": 5, "spent": {}, "measured": 3}', '{"given": 5, "spent": {}, "workers": "x"}'),
+    ],
+)
 def test_damaged_account_is_named(text: str, tmp_path: Path) -> None:
     file = tmp_path / "time.json"
     file.write_text(text)
@@ -58,6 +65,19 @@ def test_damaged_fact_is_named_when_the_study_is_loaded(tmp_path: Path) -> None:
     record.study.set_user_attr("auto", {"given": "an hour"})
     with pytest.raises(StudyError, match="given"):
         records.load(files)
+
+
+def test_account_of_a_study_with_a_time_that_no_clock_has_is_named() -> None:
+    assert known_account({"given": 60.0, "spent": {}}, "s.db") == {"given": 60.0, "spent": {}}
+    wrong: tuple[AutoFact, ...] = (
+        {},
+        {"given": 60.0},
+        {"given": 1e12, "spent": {}},
+        {"given": 9.0, "spent": {"init": -1}},
+    )
+    for account in wrong:
+        with pytest.raises(StudyError, match=r"s\.db: is damaged"):
+            known_account(account, "s.db")
 
 
 def test_block_ends_at_its_moment_and_leaves_no_alarm_behind() -> None:

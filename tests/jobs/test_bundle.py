@@ -295,6 +295,10 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: edit(folder / "bundle.json", lambda a: a | {"normalisation": {"in_model": 1}}),
         "normalisation.in_model: 1 is not allowed; allowed: true",
     ),
+    "huge temperature": (
+        lambda folder: edit(folder / "bundle.json", lambda a: a | {"calibration": {"temperatures": [10**400]}}),
+        "calibration.temperatures: [1000",
+    ),
     "other output": (
         lambda folder: edit(folder / "bundle.json", lambda a: a | {"output": [1]}),
         "bundle.json: output: damaged",

@@ -331,6 +331,12 @@ def test_remembered_count_of_another_shape_is_asked_again(text: str | bytes, tmp
         {"std": None},
         {"repeated": "many"},
         {"repeated": 2, "repeated_for_example": []},
+        {"twins": "many"},
+        {"twins": 1, "twins_for_example": []},
+        {"blank_for_example": 3},
+        {"unreadable": [3]},
+        {"class_counts": 3},
+        {"count": -1},
     ],
 )
 def test_facts_of_decoded_images_that_are_wrong_are_made_again(change: dict[str, object], tmp_path: Path) -> None:
@@ -346,3 +352,10 @@ def test_facts_of_decoded_images_that_are_wrong_are_made_again(change: dict[str,
         meta.write_text(json.dumps({**whole, "facts": facts}))
         assert prepare(source, image_size=8, channels=1, cache=tmp_path) == first
         assert json.loads(meta.read_text()) == whole
+
+
+def test_description_of_decoded_images_that_is_too_deep_is_made_again(tmp_path: Path) -> None:
+    source = describe(Component(path="data.digits", name="digits", args={"max_train": 50}))
+    first = prepare(source, image_size=8, channels=1, cache=tmp_path)
+    (Path(first.folder) / "meta.json").write_text("[" * 5000)
+    assert prepare(source, image_size=8, channels=1, cache=tmp_path) == first

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,31 @@ def test_study_that_is_written_while_it_is_merged_is_refused(tmp_path: Path, mon
             merge(sources, target)
     assert not target.database.exists()
     assert [part["first"] for part in merge(sources, target)] == [0, 3]
+
+
+def test_key_that_is_no_text_does_not_end_a_merge(tmp_path: Path) -> None:
+    sources = []
+    for name in ("a", "b"):
+        files, record = made_study(tmp_path, name=name, count=1)
+        record.rows.set_system_facts({"dashboard:note_ver": 1})  # type: ignore[attr-defined]
+        close(record)
+        with closing(sqlite3.connect(files.database)) as connection, connection:
+            assert connection.execute("UPDATE study_system_attributes SET key = NULL").rowcount
+        sources.append(files)
+    assert [part["first"] for part in merge(sources, StudyFiles(tmp_path, "both"))] == [0, 1]
+
+
+def test_value_of_a_kind_that_is_none_ends_a_merge_in_one_line(tmp_path: Path) -> None:
+    sources = []
+    for name in ("a", "b"):
+        files, record = made_study(tmp_path, name=name, count=1)
+        close(record)
+        sources.append(files)
+    with closing(sqlite3.connect(sources[1].database)) as connection, connection:
+        assert connection.execute("UPDATE trial_intermediate_values SET intermediate_value_type = 'x'").rowcount
+    with pytest.raises(StudyError, match=r"b\.db: is damaged"):
+        merge(sources, StudyFiles(tmp_path, "both"))
+    assert not (tmp_path / "both.db").exists()
 
 
 MOMENTS = ("mkdir", "copy2", "replace", "rename", "unlink", "write_text")

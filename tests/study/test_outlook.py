@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -72,6 +73,8 @@ def test_pruned_trials_count_and_too_few_or_several_objectives_tell_nothing() ->
     several = unwritten_record("x", (("accuracy", "maximize"), ("params", "minimize")))
     several.trials.extend(complete(number, 0.5) for number in range(20))
     assert outlook(several) is None
+    # Nothing but complete trials that diverged.
+    assert outlook(record(*[-math.inf] * LEAST_TRIALS)) is None
 
 
 def test_search_stops_when_as_much_again_gains_too_little() -> None:

@@ -15,7 +15,7 @@ from imgcls_search import atomic, durations
 from imgcls_search.automatic import budget, output, testing
 from imgcls_search.automatic.bundling import BundleProcess
 from imgcls_search.automatic.bundling import Step as ShowStep
-from imgcls_search.automatic.ledger import Ledger, ending_at, read_file
+from imgcls_search.automatic.ledger import Ledger, ending_at, known_account, read_file
 from imgcls_search.automatic.request import Delivered, Interrupted, Request
 from imgcls_search.automatic.watching import AutoWatcher, TrainingWatch, watch_steps
 from imgcls_search.errors import DataError, DeployError, OutOfTimeError, UserError, writing
@@ -111,7 +111,7 @@ class Auto:
                     raise UserError(f"{files.store}: another run is working on this study ({holder.process})")
                 self.files, self.record = files, load(files)
                 if "auto" in self.record.facts:
-                    return self.record.facts["auto"]
+                    return known_account(self.record.facts["auto"], str(files.store))
         return read_file(self.output.account) or {}
 
     def _space(self) -> Space:
@@ -253,12 +253,12 @@ class Auto:
     def _confirm(self, record: Record, ranking: list[int]) -> Confirmation | None:
         assert self.files is not None
         known = record.facts.get("confirmed")
-        if known is not None and _is_of(sorted(entry["trial"] for entry in known["ranking"]), ranking):
+        if known is not None and budget.is_confirmed(known, ranking):
             return known
         fact = self.ledger.fact
         closing = budget.closing_seconds(fact, record)
         plan = fact.get("confirming")
-        if plan is None or not _is_of(sorted(plan["trials"]), ranking):
+        if plan is None or not budget.is_valid(plan, ranking):
             plan = budget.affordable(record, fact, self.ledger.left - closing)
         if plan is None or self.ledger.left <= closing:
             self.screens.say(
@@ -393,8 +393,3 @@ class Auto:
         fact["measured"] = {**fact.get("measured", {}), "report": time.monotonic() - started}
         self.ledger.save()
         return True
-
-
-def _is_of(trials: list[int], ranking: list[int]) -> bool:
-    """Tell whether these trials are still the best ones."""
-    return trials == sorted(ranking[: len(trials)])

@@ -10,7 +10,7 @@ from imgcls_search.errors import NoResultError
 from imgcls_search.executors.local import num_cores
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
-from imgcls_search.study.result_facts import AutoFact, ConfirmPlan
+from imgcls_search.study.result_facts import AutoFact, Confirmation, ConfirmPlan
 from imgcls_search.trial import Trial
 from imgcls_search.words import counted
 
@@ -87,9 +87,12 @@ def _bundle_seconds(fact: AutoFact, record: Record | None) -> float:
     A bundle predicts the validation images about twice: with its file and with torch.
     """
     measured = fact.get("measured", {}).get("bundle", _assumed(fact))
-    if record is None or "baseline" not in fact or fact.get("bundled") != fact["baseline"]["trial"]:
+    if record is None or "baseline" not in fact:
         return measured
-    known = record.by_number[fact["baseline"]["trial"]].sizes.get("macs", math.inf)
+    first = fact["baseline"]["trial"]
+    if first not in record.by_number or fact.get("bundled") != first:
+        return measured
+    known = record.by_number[first].sizes.get("macs", math.inf)
     more = max(0.0, _macs(record) - known)
     return measured + 2 * record.fact("data")["images"].get("val", 0) * more * _mac_seconds(record, fact)
 
@@ -122,6 +125,8 @@ def testing_seconds(record: Record, fact: AutoFact) -> float:
 
 def confirm_seconds(trials: Sequence[Trial], seeds: int, workers: int, test: float) -> float:
     """Return the seconds to confirm the best of these trials."""
+    # No call has had fewer workers, whatever a damaged account says.
+    workers = max(1, workers)
     each = [sum(epoch["seconds"] for epoch in trial.epochs) + JOB_SECONDS for trial in trials]
     choosing = max(sum(each) * seeds / workers, math.ceil(len(each) * seeds / workers) * min(each))
     measuring = math.ceil(seeds / workers) * max(each)
@@ -137,6 +142,21 @@ def affordable(record: Record, fact: AutoFact, seconds: float) -> ConfirmPlan | 
         if len(trials) == top and confirm_seconds(trials, seeds, fact.get("workers", 1), test) <= seconds:
             return {"trials": [trial.number for trial in trials], "seeds": seeds}
     return None
+
+
+def is_valid(plan: ConfirmPlan, ranking: Sequence[int]) -> bool:
+    """Tell whether a plan is one of `affordable`, for the trials that are still the best ones."""
+    return (len(plan["trials"]), plan["seeds"]) in CHOICES and _are_best(plan["trials"], ranking)
+
+
+def is_confirmed(known: Confirmation, ranking: Sequence[int]) -> bool:
+    """Tell whether a confirmation has chosen among the trials that are still the best ones."""
+    trials = [entry["trial"] for entry in known["ranking"]]
+    return known["chosen"] in trials and _are_best(trials, ranking)
+
+
+def _are_best(trials: Sequence[int], ranking: Sequence[int]) -> bool:
+    return sorted(trials) == sorted(ranking[: len(trials)])
 
 
 def kept_seconds(record: Record, fact: AutoFact) -> float:

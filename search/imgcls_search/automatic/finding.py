@@ -210,7 +210,8 @@ def _validation(made: Delivered) -> AutoScore:
             "high": single["high"],
         }
     found: AutoScore = {"searched": searched, "images": images, "how": "searched", "score": searched}
-    if metric in ("accuracy", "top5_accuracy", "subset_accuracy") and is_share(metric) and images:
+    is_of_images = metric in ("accuracy", "top5_accuracy", "subset_accuracy") and is_share(metric)
+    if is_of_images and 0 <= searched <= 1 and images:
         found["low"], found["high"] = share_interval(searched, images)
     return found
 
@@ -266,7 +267,9 @@ def _baselines(made: Delivered, *, is_tested: bool) -> list[Baseline]:
         # The images were deleted meanwhile; report the model without these baselines.
         found = []
     if (early := made.account.get("baseline")) is not None:
-        found.append(_early(record.by_number[early["trial"]], early["seconds"], record))
+        trial = record.by_number.get(early["trial"])
+        if trial is not None and trial.values:
+            found.append(_early(trial, early["seconds"], record))
     return found
 
 

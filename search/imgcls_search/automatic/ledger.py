@@ -20,8 +20,10 @@ from typing import Any, Literal, cast
 
 from imgcls_search import atomic
 from imgcls_search.errors import OutOfTimeError, UserError, writing
+from imgcls_search.study.database import damaged
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact
+from imgcls_search.study.shape import is_of
 
 Step = Literal["init", "baseline", "search", "confirm", "bundle", "report"]
 """In order; `baseline` is the part of the search until the first score."""
@@ -129,17 +131,27 @@ def read_file(file: Path) -> AutoFact | None:
         return None
     except (OSError, ValueError, RecursionError):
         found = None
-    if not _is_account(found):
+    if not is_of(found, AutoFact) or not _is_account(found):
         raise UserError(f"{file}: damaged; delete it to start counting the time again")
     return cast(AutoFact, found)
 
 
+def known_account(found: AutoFact, place: str) -> AutoFact:
+    """Return the account in a study.
+
+    Raises:
+        StudyError: it is damaged.
+    """
+    if not _is_account(found):
+        raise damaged(place, "the study's account of the time of auto is not one")
+    return found
+
+
 def _is_account(found: Any) -> bool:
-    """Tell whether a value is an account as `Ledger` writes it before there is a study."""
-    if not isinstance(found, dict) or not isinstance(found.get("spent"), dict):
+    """Tell whether an account has the times that `Ledger` always writes, none too large for a clock."""
+    if "given" not in found or "spent" not in found:
         return False
-    numbers = [found.get("given"), *found["spent"].values()]
-    return all(isinstance(number, (int, float)) and 0 <= number < MOST_SECONDS for number in numbers)
+    return all(0 <= number < MOST_SECONDS for number in (found["given"], *found["spent"].values()))
 
 
 @contextlib.contextmanager

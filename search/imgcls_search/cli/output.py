@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,12 @@ def print_table(headings: tuple[Cell, ...], rows: Iterable[tuple[Cell, ...]]) ->
 
 def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
     """Print the scores of each class; if there are many, of those with the lowest F1 score."""
-    seen = {name: scores for name, scores in classes.items() if "f1" in scores}
+    # With several labels: the scores are those at the thresholds.
+    is_of_labels = any("threshold" in scores for scores in classes.values())
+    needed = {*CLASS_SCORES, "support", *(("average_precision", "threshold") if is_of_labels else ())}
+    seen = {
+        name: scores for name, scores in classes.items() if needed <= scores.keys() and math.isfinite(scores["support"])
+    }
     if not seen:
         return
     worst = sorted(seen, key=lambda name: seen[name]["f1"])[:MOST_CLASSES]
@@ -68,8 +74,7 @@ def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
         )
         for name in names
     ]
-    if any("threshold" in seen[name] for name in names):
-        # With several labels: the scores are those at the thresholds.
+    if is_of_labels:
         more = [
             (share(seen[name]["average_precision"], int(seen[name]["support"])), f"{seen[name]['threshold']:.3f}")
             for name in names

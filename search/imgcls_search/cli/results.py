@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -91,7 +92,8 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
             shown = ", ".join(
                 measured(metric, score, record.val_images and record.val_images // len(scores)) for score in scores
             )
-            echo(f"  folds: {metric} {shown}, std {rounded(stdev(scores))}")
+            has_std = len(scores) > 1 and all(map(math.isfinite, scores))
+            echo(f"  folds: {metric} {shown}" + (f", std {rounded(stdev(scores))}" if has_std else ""))
         for path, value in trial["params"].items():
             echo(f"  {path}: {without_long_numbers(str(value))}")
         for line in _as_deployed(trial["deployed"]):
@@ -261,9 +263,9 @@ def _trust(record: Record, numbers: list[int], study: str) -> str:
 
 def _as_deployed(score: dict[str, float]) -> Iterable[str]:
     """Yield lines on the file, latency and sparsity of an exported network."""
-    if "size_kb" in score:
+    if {"size_kb", "archive_kb"} <= score.keys():
         yield f"file: {score['size_kb']:,.1f} KB, in a compressed archive {score['archive_kb']:,.1f} KB"
-    if "latency_ms" in score:
+    if {"latency_ms", "latency_low_ms", "latency_high_ms"} <= score.keys():
         low, middle, high = (f"{score[f'latency_{name}ms']:.3g}" for name in ("low_", "", "high_"))
         yield f"latency: {middle} ms for one image on one thread (10 to 90 %: {low} to {high} ms)"
     if score.get("sparsity", 0) > 0:

@@ -65,7 +65,7 @@ def intact(folder: Path) -> Summaries | None:
         meta = json.loads((folder / "meta.json").read_bytes())
         sound = all(_checksum(folder / name) == checksum for name, checksum in meta["files"].items())
         summaries: Summaries = meta["facts"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return summaries if sound else None
 

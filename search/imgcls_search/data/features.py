@@ -126,7 +126,7 @@ def _kept(folder: Path) -> Floats | None:
         if digest != digests.of_file(path):
             return None
         found: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     # Mark as recently used; a read-only file system deletes nothing anyway.
     with contextlib.suppress(OSError):

@@ -85,7 +85,7 @@ def find_twins(data: Prepared, cache: Path, parts: Sequence[Part], labelled: Sou
 def _read_mark(mark: Path) -> dict[int, list[str]] | None:
     try:
         return {int(number): list(map(str, names)) for number, names in json.loads(mark.read_bytes()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None
 
 

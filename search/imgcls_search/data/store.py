@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -268,9 +268,9 @@ def _read_mark(mark: Path) -> list[str] | None:
         text = mark.read_text()
         # Earlier versions wrote empty files.
         found = json.loads(text) if text else []
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, list) else None
+    return found if _are_texts(found) else None
 
 
 def _streaming_source(prepared: Prepared) -> Source | None:
@@ -365,18 +365,26 @@ def _ensure(
 def _fits(summaries: Summaries, splits: Sequence[Split], channels: int) -> bool:
     """Tell whether summaries look like the output of `build`: no checksum covers them, and they can be recomputed."""
     try:
-        for split in splits:
-            known = summaries[split]
-            moments = [*known["mean"], *known["std"]]
-            if len(known["mean"]) != channels or len(moments) != 2 * channels:
-                return False
-            if not all(type(value) is float and 0 <= value <= 1 for value in moments) or min(known["std"]) <= 0:
-                return False
-            examples = known.get("repeated_for_example", [])
-            if type(known.get("repeated", 0)) is not int or not all(isinstance(name, str) for name in examples):
-                return False
-            if known.get("repeated", 0) and not examples:
-                return False
+        return set(splits) <= summaries.keys() and all(_is_summary(known, channels) for known in summaries.values())
     except (KeyError, TypeError, AttributeError):
         return False
-    return True
+
+
+def _is_summary(known: Any, channels: int) -> bool:
+    moments = [*known["mean"], *known["std"]]
+    if len(known["mean"]) != channels or len(moments) != 2 * channels:
+        return False
+    if not all(type(value) is float and 0 <= value <= 1 for value in moments) or min(known["std"]) <= 0:
+        return False
+    # Earlier versions lack some.
+    counts = [known.get(name, 0) for name in ("count", "repeated", "twins", "blank")]
+    if not all(type(count) is int and count >= 0 for count in [*counts, *known.get("class_counts", [])]):
+        return False
+    examples = [known.get(f"{name}_for_example", []) for name in ("repeated", "twins", "blank")]
+    if not all(map(_are_texts, [*examples, known.get("unreadable", [])])):
+        return False
+    return all(example for count, example in zip(counts[1:], examples, strict=True) if count)
+
+
+def _are_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(text, str) for text in found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -367,7 +367,7 @@ def _part(folder: Path, about: Mapping[str, Any], name: str) -> Mapping[str, Any
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _decision_costs(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> Costs | None:
@@ -379,8 +379,7 @@ def _decision_costs(folder: Path, about: Mapping[str, Any], labels: Sequence[str
     if not isinstance(stated, dict) or not stated or not all(isinstance(row, dict) for row in stated.values()):
         raise DeployError(f"{place}: damaged; allowed: costs by true and by predicted class")
     for value in (value for row in stated.values() for value in row.values()):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value < 0:
+        if not _is_number(value) or value < 0:
             raise DeployError(f"{place}: {value!r:.50} is not allowed; allowed: a number >= 0")
     if (found := problem(stated, labels)) is not None:
         raise DeployError(shown(f"{place}: {found[1]}"))

@@ -250,15 +250,24 @@ class Recorded:
     def __init__(self, trials: Sequence[Trial]) -> None:
         """Use trials with at least one epoch; at least one must be complete, and not a fitted head."""
         self.trials = {trial.candidate.config: trial for trial in trials}
-        self.complete = [trial for trial in trials if trial.state == "complete" and not trial.candidate.is_fitted]
+        complete = [trial for trial in trials if trial.state == "complete" and not trial.candidate.is_fitted]
+        self.epochs = max(trial.epoch for trial in complete)
+        # One that was ended from outside may be shorter.
+        self.complete = [trial for trial in complete if trial.epoch == self.epochs]
 
     def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
-        """Return the metrics of a configuration's trial at an epoch, recorded or estimated."""
+        """Return the metrics of a configuration's trial at an epoch, recorded or estimated.
+
+        Raises:
+            StudyError: no complete trial has as many epochs.
+        """
         trial = self.trials[config]
         if epoch <= trial.epoch:
             return trial.epochs[epoch - 1]
-        last = trial.epochs[-1]
-        model = min(self.complete, key=lambda other: abs(other.value_at(trial.epoch) - last[trial.metric]))
+        if epoch > self.epochs:
+            raise StudyError(f"no complete trial has epoch {epoch}; the longest has {counted('epoch', self.epochs)}")
+        last, value = trial.epochs[-1], trial.value_at(trial.epoch)
+        model = min(self.complete, key=lambda other: _gap(other.value_at(trial.epoch), value))
         here, there = model.epochs[trial.epoch - 1], model.epochs[epoch - 1]
         gained = {name: last[name] + there[name] - here[name] for name in last if name in here and name in there}
         # Keep metrics within bounds, for example an accuracy at 1.
@@ -268,6 +277,12 @@ class Recorded:
     def num_extended(self, trials: Sequence[Trial]) -> int:
         """Return how many epochs of a replay were never trained."""
         return sum(max(0, trial.epoch - self.trials[trial.candidate.config].epoch) for trial in trials)
+
+
+def _gap(one: float, other: float) -> float:
+    """Return how far two values are apart; NaN is far from all."""
+    gap = abs(one - other)
+    return math.inf if math.isnan(gap) else gap
 
 
 def _within(found: tuple[float, float] | None, value: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -102,7 +103,10 @@ def _search(
         space, curves, workers=workers, sampler=sampler, sizes={trial.candidate.config: trial.sizes for trial in part}
     )
     epochs, (metric, direction) = space.first().epochs, space.objectives[0]
-    ends = [curves.at(candidate.config, epochs)[metric] for candidate in candidates]
+    shown = [{**trial.sizes, **curves.at(trial.candidate.config, epochs)} for trial in part]
+    ends = [each.get(metric, math.nan) for each in shown]
+    if all(map(math.isnan, ends)):
+        raise StudyError(f"no curve of a part has {metric} at its end")
     sign = 1 if direction == "maximize" else -1
     return PoolSearch(bests=steps.bests, expected=expected_best(ends, budget // epochs, sign))
 

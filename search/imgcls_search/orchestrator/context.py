@@ -9,6 +9,7 @@ from typing import Protocol
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape, Prepared
+from imgcls_search.errors import StudyError
 from imgcls_search.space import Space
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -55,9 +56,19 @@ class SearchContext:
         return 1 if self.space.objectives[0][1] == "maximize" else -1
 
     def outcome(self, trial: Trial) -> tuple[list[float], dict[str, float]]:
-        """Return the values of a trial at its last epoch, and its excess over each measured limit."""
+        """Return the values of a trial at its last epoch, and its excess over each measured limit.
+
+        Raises:
+            StudyError: its record lacks one, as only a damaged one does.
+        """
         last = {**trial.sizes, **trial.epochs[-1], **trial.scores.get(trial.epoch, {})}
         limits = {name: limit for name, limit in self.space.limits.items() if name in MEASURED}
+        needed = [*(metric for metric, _ in self.space.objectives), *limits, *self.space.score_limits]
+        if lacking := [name for name in needed if name not in last]:
+            raise StudyError(
+                f"study {self.record.study.study_name!r}: the record of trial {trial.number} is damaged: "
+                f"its last epoch has no {', '.join(lacking)}"
+            )
         over = {f"limits.{name}": last[name] - limit for name, limit in limits.items()}
         over |= {f"limits.{name}": excess for name, excess in self.space.over_score_limits(last).items()}
         return [last[metric] for metric, _ in self.space.objectives], over

@@ -9,13 +9,14 @@ from typing import Any
 from imgcls_search.config import IN_DIGESTS, TrialConfig, completed
 from imgcls_search.errors import StudyError
 from imgcls_search.orchestrator import study_data
-from imgcls_search.space import Space, differences
+from imgcls_search.space import Space, differences, start_of
 from imgcls_search.space.widening import compare
 from imgcls_search.strategy.early_rungs import Revising
 from imgcls_search.strategy.pruners import make_pruner
 from imgcls_search.strategy.rungs import Promoting
 from imgcls_search.study import record as records
 from imgcls_search.study import requests
+from imgcls_search.study.database import explaining_damage
 from imgcls_search.study.extend import extend
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -32,8 +33,10 @@ def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exten
         return None
     record = records.load(files)
     new = records.to_json(space.document)
-    old = _with_later_settings(record, new)
-    changes = [change for change in differences(old, new) if not _may_change(change.path, new)]
+    # Of the stored space, only what every command reads was checked.
+    with explaining_damage(str(files.store)):
+        old = _with_later_settings(record, new)
+        changes = [change for change in differences(old, new) if not _may_change(change.path, new)]
     if changes and not (record.trials or record.foreign_trials or requests.pending(record)):
         say("the study has no trial yet: it starts over with this space")
         if record.rows.engine is not None:
@@ -41,7 +44,8 @@ def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exten
         files.store.remove()
         return None
     if changes:
-        widening = compare(changes, old, space)
+        with explaining_damage(str(files.store)):
+            widening = compare(changes, old, space)
         if widening.refused:
             raise StudyError(
                 *(f"{files.store}: {change}" for change in widening.refused),
@@ -54,7 +58,8 @@ def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exten
                 f"{files.store}: the space adds to what the study was started with ({added}); add it to the study "
                 "with --extend, or name another study with --name"
             )
-        record = extend(files, record, space, widening, old)
+        with explaining_damage(str(files.store)):
+            record = extend(files, record, space, widening, old)
         say(f"the study is extended: {added}; its earlier state: {record.facts['extended'][-1]['kept']}")
         _tell_stranded(record, space, say)
     # Trials can then resume, and repeated draws are recognised, wherever the images are now.
@@ -73,9 +78,16 @@ def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> 
 
 
 def with_placed_start(space: Space, record: Record | None) -> Space:
-    """Return the space with only those start configurations that are matched to trials by position."""
+    """Return the space with only those start configurations that are matched to trials by position.
+
+    Raises:
+        SpaceError: the study's record of them is damaged.
+    """
     placed = None if record is None else record.facts.get("placed_start")
-    return space if placed is None else replace(space, start=tuple(placed))
+    if record is None or placed is None:
+        return space
+    source = f"study {record.study.study_name!r}: its fact placed_start is damaged"
+    return replace(space, start=tuple(start_of(entry, space.root, source=source) for entry in placed))
 
 
 def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:

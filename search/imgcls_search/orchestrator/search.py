@@ -137,7 +137,7 @@ class Search:
         self.pretraining = PretrainingJobs(
             context=self.context, executor=self.executor, needs=self.backbones, faults=self.faults
         )
-        self.waiting = [trial for trial in self.record.trials if trial.state == "running"]
+        self.waiting = [self._adopted(trial) for trial in self.record.trials if trial.state == "running"]
         """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
         self.meter = self.executor if isinstance(self.executor, MeteredExecutor) else None
         self.stopping: Ending | None = None
@@ -146,6 +146,11 @@ class Search:
         )
         self.heard_at: dict[int, float] = {}
         """When each trial on a worker was last heard of, on the executor's clock."""
+
+    def _adopted(self, trial: Trial) -> Trial:
+        """Return an open trial with a milestone that it can reach; a damaged one would train without end."""
+        trial.until = max(1, min(trial.until, trial.last_epoch(self.epochs)))
+        return trial
 
     # The loop.
 

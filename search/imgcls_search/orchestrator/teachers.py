@@ -112,9 +112,17 @@ def refuse_missing(space: Space, root: Path, at: Address | None) -> None:
 
 
 def path_of(config: TrialConfig, files: StudyFiles, teachers: Mapping[str, KnownTeacher]) -> str | None:
-    """Return the study's copy of the weights that a configuration learns from, or None if it learns from labels."""
+    """Return the study's copy of the weights that a configuration learns from, or None if it learns from labels.
+
+    Raises:
+        StudyError: the study has no such teacher, as only a damaged one lacks it.
+    """
     teacher = of_config(config)
-    return None if teacher is None else str(files.teacher(teachers[teacher.key]["sha256"]))
+    if teacher is None:
+        return None
+    if teacher.key not in teachers:
+        raise StudyError(f"study {files.name!r} is damaged: it has no record of the teacher {teacher.key}")
+    return str(files.teacher(teachers[teacher.key]["sha256"]))
 
 
 def of_config(config: TrialConfig) -> Teacher | None:

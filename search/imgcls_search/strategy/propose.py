@@ -72,8 +72,13 @@ class Proposer:
         self.seed = seed
         self.measure_sizes = measure_sizes
         self.starts_race = starts_race
-        when = {parameter.path: dict(parameter.when) for parameter in space.parameters()}
-        self.novel = [{**when[path], path: value} for path, value in novel if path in when]
+        known = {parameter.path: parameter for parameter in space.parameters()}
+        # Other values come from damage: no draw could have them.
+        self.novel = [
+            {**dict(known[path].when), path: value}
+            for path, value in novel
+            if path in known and value in known[path].choices
+        ]
         self.ended: Ended = {}
         self.seen: set[TrialConfig] = set()
         """The essence of each trial's configuration; in a large study this set takes long to build."""

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy
 from optuna.storages._rdb import models
 
+from imgcls_search.study.database import explaining_damage
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.tables import FACTS, NOTES, PARAMS, STEPS, STUDIES, SYSTEM, TRIALS, USER, VALUES
 
@@ -30,12 +31,16 @@ def copy_into(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first:
     With `first`, the study `name` exists already: append the trials to it, numbered from `first`.
 
     Raises:
-        StudyError: it cannot be read.
+        StudyError: it cannot be read, or is damaged.
     """
     storage = files.store.open()
     which = _which(files.recorded_as)
     try:
-        with files.store.access.reading(storage.engine) as ours, target.begin() as theirs:
+        with (
+            explaining_damage(str(files.store)),
+            files.store.access.reading(storage.engine) as ours,
+            target.begin() as theirs,
+        ):
             old = ours.execute(which).scalar_one()
             new = theirs.execute(_adding(name) if first is None else _which(name)).scalar_one()
             ids: dict[int, int] = {}
@@ -52,7 +57,7 @@ def copy_into(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first:
             for table in _OF_STUDY if first is None else ():
                 changes: dict[str, Callable[[Any], Any]] = {"study_id": lambda _: new}
                 if table is NOTES:
-                    changes["key"] = lambda key: _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", key)
+                    changes["key"] = lambda key: _with_ids(key, ids)
                 _carry(ours, table, table.c.study_id == old, changes, _writing(theirs, table))
             for table in _OF_TRIALS:
                 _carry(ours, table, table.c.trial_id.in_(of_trials), {"trial_id": ids.get}, _writing(theirs, table))
@@ -80,6 +85,11 @@ def earlier_states(files: StudyFiles) -> list[StudyFiles]:
     return [replace(files, kept=number) for number in numbers]
 
 
+def _with_ids(key: Any, ids: Mapping[int, int]) -> Any:
+    """Return a key with the new id of its trial; keys that are not text come from damage, and stay as they are."""
+    return _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", key) if isinstance(key, str) else key
+
+
 def _which(name: str) -> Any:
     return sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)
 
@@ -104,7 +114,7 @@ def copy_study_rows(connection: sqlalchemy.Connection, old: int, name: str) -> N
         copied = [{**row, "study_id": new} for row in rows]
         if table is NOTES:
             for row in copied:
-                row["key"] = _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", row["key"])
+                row["key"] = _with_ids(row["key"], ids)
         if copied:
             connection.execute(table.insert(), copied)
     for table in _OF_TRIALS:

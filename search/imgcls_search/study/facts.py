@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from imgcls_search.study.fact_kinds import Finite, Whole
+from imgcls_search.study.fact_kinds import Finite, Setting, Whole
 from imgcls_search.study.result_facts import Ablation, AutoFact, Confirmation
 
 
 class _Rules(TypedDict):
-    sampler: dict[str, Any]
-    pruner: dict[str, Any]
+    sampler: dict[str, dict[str, Any]]
+    pruner: dict[str, dict[str, Any]]
 
 
 class Rules(_Rules, total=False):
     """How a study searches: the `study` section of its space."""
 
     name: str
-    seed: int
+    seed: Whole
     trials: Whole
 
 
@@ -109,7 +109,7 @@ class Extension(TypedDict):
     added: list[str]
     """The additions, in words."""
 
-    novel: list[list[Any]]
+    novel: list[Setting]
     """Paths and new values of choices, including families."""
 
     kept: str

@@ -18,6 +18,7 @@ from imgcls_search.errors import StudyError
 from imgcls_search.space import differences
 from imgcls_search.study.copy import refuse_links
 from imgcls_search.study.copy_rows import copy_into
+from imgcls_search.study.database import explaining_damage
 from imgcls_search.study.facts import CodeFact, MergedFrom, StudyFacts
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import PLACE, Record, load
@@ -45,7 +46,9 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
     _refuse_repeats(sources, target)
     records = [_read(files) for files in sources]
     for files, record in zip(sources[1:], records[1:], strict=True):
-        _refuse_other(files, record, records[0], sources[0].recorded_as)
+        # Of the stored spaces, only what every command reads was checked.
+        with explaining_damage(str(files.store)):
+            _refuse_other(files, record, records[0], sources[0].recorded_as)
     for files, record in zip(sources, records, strict=True):
         _refuse_common(files, record, sources)
         refuse_links(files, files.folder)

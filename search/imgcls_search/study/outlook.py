@@ -26,7 +26,7 @@ class Outlook:
 
 
 def outlook(record: Record) -> Outlook | None:
-    """Estimate the gain from doubling the number of trials; None for several objectives or too few trials.
+    """Estimate the gain from doubling the number of trials; None for several objectives or too few trials or values.
 
     The last doubling gained the best of all values minus the expected best of a random half (the unbiased estimate of
     Tang et al. 2020, "Showing Your Work Doesn't Always Work"). For independent draws of bounded values, such as
@@ -43,6 +43,8 @@ def outlook(record: Record) -> Outlook | None:
     top = max(_value(trial, sign) for trial in complete)
     values = [min(top, _value(trial, sign)) for trial in ended]
     finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return None
     values = [value if math.isfinite(value) else min(finite) for value in values]
     half = len(values) // 2
     gain = top - min(expected_best(values, half), max(values[:half]))

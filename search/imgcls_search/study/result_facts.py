@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from imgcls_search.study.fact_kinds import Finite, Whole
+from imgcls_search.study.fact_kinds import Finite, Interval, Whole
 
 
 class Spread(TypedDict):
@@ -44,7 +44,7 @@ class _TestScores(SpreadOfSeeds):
 class TestScores(_TestScores, total=False):
     """Scores on the test split, by seed."""
 
-    images_interval: list[Finite]
+    images_interval: Interval
 
 
 class Choice(TypedDict):

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Protocol, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
 
-from imgcls_search.study.fact_kinds import Finite, Kind, Measured, Whole
+from imgcls_search.config import TrialConfig
+from imgcls_search.study.fact_kinds import Finite, Kind, Measured, Parts, Whole
 from imgcls_search.study.facts import SpaceFact, StudyFacts
 from imgcls_search.trial import Trial
+
+MOST_NUMBER = 1e150
+"""Sums and squares of many smaller numbers are finite."""
+
+MOST_NESTED = 100
+"""Most levels of lists and mappings in each other; Python cannot follow ten times as many."""
+
+ROUNDING = 1e-8
+"""How far rounding may put a parameter outside its range, as a share of the range's larger end."""
 
 
 class _Epoch(TypedDict):
@@ -22,10 +33,41 @@ class _Epoch(TypedDict):
     epoch: Finite
 
 
+class _DataArguments(TypedDict, total=False):
+    """The arguments of a data set that are read without reading its images."""
+
+    root: str | None
+    file: str | None
+    folds: Whole | None
+
+
+class _Training(TypedDict, total=False):
+    """The `training` section."""
+
+    epochs: Whole
+    batch_size: Whole
+    device: str
+
+
+class _Pretraining(TypedDict):
+    """The arguments of a pretraining."""
+
+    epochs: Whole
+    batch_size: Whole
+
+
 class _Config(TypedDict, total=False):
     """The parts of a trial's configuration that are read without building it."""
 
-    model: Mapping[str, Mapping[str, Any]]
+    model: Mapping[str, Parts]
+    data: Mapping[str, _DataArguments]
+    training: _Training
+    unlabeled: Mapping[str, Parts]
+    pretrain: Mapping[str, Parts]
+
+
+_COMPONENTS = ("model", "data", "unlabeled", "pretrain")
+"""Sections of a configuration with the name of one component."""
 
 
 class _Origin(TypedDict, total=False):
@@ -71,7 +113,9 @@ def refuse_misshapen(record: Readable) -> None:
         raise ValueError(f"objectives of the study are {names!r:.80}")
     for _, direction in record.objectives:
         StudyDirection[direction.upper()]
+    _refuse_nested([*record.facts.values()], "study")
     _must_be(record.facts, StudyFacts, "study")
+    _refuse_incomplete(record.facts)
     _refuse_misshapen_folder(record.facts.get("space", {}))
     numbers = [*(trial.number for trial in record.trials), *record.foreign_trials]
     if sorted(numbers) != list(range(len(numbers))):
@@ -80,6 +124,42 @@ def refuse_misshapen(record: Readable) -> None:
         _look_at(trial, len(names))
     for foreign in record.foreign_trials.values():
         _must_be(foreign.params, Mapping[str, Any], "params")
+
+
+def _refuse_incomplete(facts: StudyFacts) -> None:
+    """Check what is in every fact of its kind, though not in every version of it."""
+    if "space" in facts:
+        _must_have(facts["space"], ("study",), "study.space")
+    for name, chosen in facts.get("space", {}).get("study", {}).items():
+        if name in ("sampler", "pruner") and (not isinstance(chosen, Mapping) or len(chosen) != 1):
+            raise ValueError(f"study.space.study.{name} is {_shown(chosen)}")
+    for part in facts.get("merged", []):
+        _must_have(part, ("study",), "study.merged")
+    for known in facts.get("backbones", {}).values():
+        if known.get("state") == "making":
+            _must_have(known, ("model", "pretrain", "epochs"), "study.backbones")
+    for learned in facts.get("learned", []):
+        for row in learned["rows"]:
+            if len(row) != len(learned["settings"]) + 2 or not all(map(_is_finite, row[-2:])):
+                raise ValueError(f"study.learned has a row {_shown(row)}")
+            if not all(map(_is_scalar, row)):
+                raise TypeError(f"study.learned has a row {_shown(row)}")
+
+
+def _must_have(value: Mapping[str, Any], keys: Iterable[str], what: str) -> None:
+    for key in keys:
+        if key not in value:
+            raise ValueError(f"{what}.{key} is missing")
+
+
+def _refuse_nested(value: Any, what: str) -> None:
+    level = [value]
+    for _ in range(MOST_NESTED):
+        parts = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [part for inner in parts for part in inner if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"{what} has more than {MOST_NESTED} levels of values in each other")
 
 
 def _refuse_misshapen_folder(space: SpaceFact) -> None:
@@ -116,19 +196,59 @@ def _look_into(trial: Trial, num_objectives: int) -> None:
     _must_be(trial.sizes, Mapping[str, Finite], "sizes")
     _must_be(trial.constraints, Mapping[str, Measured], "constraints")
     _must_be(trial.candidate.sampler_state, Mapping[str, Any], "sampler_state")
+    _look_at_params(trial.candidate.params, trial.candidate.distributions)
     for rejection in trial.rejected_before:
         _must_be(rejection.params, Mapping[str, Any], "params of a rejection")
+        _look_at_params(rejection.params, rejection.distributions)
         _must_be(rejection.reason, str, "reason of a rejection")
     _must_be([text for text in (trial.reason, *trial.troubles) if text is not None], list[str], "reason")
     _must_be(dict(trial.pictures or {}), Mapping[str, str], "pictures")
     _must_be(trial.strategy, Mapping[str, Mapping[str, Any]], "strategy")
     _must_be(trial.request or "", str, "request")
     _must_be(trial.origin, _Origin, "origin")
-    config = trial.candidate.config
-    _must_be(config.tree, Mapping[str, Mapping[str, Any]], "config")
-    _must_be(config.tree, _Config, "config")
-    if len(config.tree.get("model", {"": {}})) != 1:
-        raise ValueError("its config has not one model")
+    _look_at_config(trial.candidate.config)
+
+
+def _look_at_config(config: TrialConfig) -> None:
+    tree = config.tree
+    _must_be(tree, Mapping[str, Parts], "config")
+    _must_be(tree, _Config, "config")
+    # Curves of something else than networks have a section `config` instead of a model.
+    known = {"model": {}, **tree} if "config" not in tree else tree
+    for name in _COMPONENTS:
+        if name in known and len(known[name]) != 1:
+            raise ValueError(f"its config has not one {name}")
+    if tree.get("training", {}).get("epochs", 1) < 1:
+        raise ValueError("its config trains for no epoch")
+    if config.is_pretraining:
+        _must_be(config.component("pretrain").args, _Pretraining, "config.pretrain")
+    if "folder" in tree.get("unlabeled", {}):
+        _must_be(tree["unlabeled"]["folder"], _Folder, "config.unlabeled.folder")
+
+
+def _look_at_params(params: Mapping[str, Any], distributions: Mapping[str, Any]) -> None:
+    if params.keys() != distributions.keys():
+        raise ValueError("its parameters are not those with a range")
+    for name, value in params.items():
+        if not _is_scalar(value) or not _is_in(distributions[name], value):
+            raise ValueError(f"its parameter {name} is {_shown(value)}")
+
+
+def _is_in(distribution: Any, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    low, high = distribution.low, distribution.high
+    hair = ROUNDING * max(abs(low), abs(high))
+    return all(map(_is_finite, (low, high, value))) and low - hair <= value <= high + hair
+
+
+def is_of(value: Any, shape: Any) -> bool:
+    """Tell whether a value is of a declared type."""
+    try:
+        _must_be(value, shape, "")
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _must_be(value: Any, shape: Any, what: str) -> None:
@@ -180,18 +300,37 @@ def _test(shape: Any) -> Callable[[Any], bool] | None:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return type(value) in (int, float) and abs(value) <= MOST_NUMBER
 
 
 def _is_measured(value: Any) -> bool:
     return type(value) is float or _is_finite(value)
 
 
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_finite, value))
+
+
+def _is_setting(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and _is_scalar(value[1])
+
+
 def _is_whole(value: Any) -> bool:
     return type(value) is int and 0 <= value <= sys.maxsize
 
 
-_TESTS = {Kind.FINITE: _is_finite, Kind.MEASURED: _is_measured, Kind.WHOLE: _is_whole}
+_TESTS: Mapping[Kind, Callable[[Any], bool]] = {
+    Kind.FINITE: _is_finite,
+    Kind.MEASURED: _is_measured,
+    Kind.WHOLE: _is_whole,
+    Kind.INTERVAL: _is_interval,
+    Kind.SETTING: _is_setting,
+    Kind.PARTS: lambda value: isinstance(value, Mapping),
+}
 
 
 def _mapping(value: Any, what: str) -> Mapping[Any, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,7 +27,11 @@ INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.
 
 
 def freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> FrozenTrial:
-    """Return a trial from its row and the rows that belong to it, without the values that dashboards draw."""
+    """Return a trial from its row and the rows that belong to it, without the values that dashboards draw.
+
+    Raises:
+        TypeError, ValueError, LookupError: a value is not one that a program writes.
+    """
     distributions = {name: read_distribution(text) for name, _, text in params}
     read = models.TrialValueModel.stored_repr_to_value
     return FrozenTrial(
@@ -37,12 +42,24 @@ def freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> Frozen
         values=[read(value, kind) for _, value, kind in sorted(values, key=lambda entry: entry[0])] or None,
         datetime_start=row.datetime_start,
         datetime_complete=row.datetime_complete,
-        params={name: distributions[name].to_external_repr(value) for name, value, _ in params},
+        params={name: _param(name, value, distributions[name]) for name, value, _ in params},
         distributions=distributions,
         user_attrs={key: json.loads(text) for key, text in user},
         system_attrs={key: json.loads(text) for key, text in system},
         intermediate_values={},
     )
+
+
+def _param(name: Any, value: Any, distribution: BaseDistribution) -> Any:
+    """Return a stored parameter; SQLite keeps a value of any type in any column, and Optuna checks none."""
+    if not isinstance(name, str) or type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError(f"parameter {name!r:.80} is {value!r:.40}")
+    # Others are numbers of choices, or whole numbers.
+    if not isinstance(distribution, FloatDistribution) and value != int(value):
+        raise ValueError(f"parameter {name} is {value!r:.40}, which is no whole number")
+    if isinstance(distribution, CategoricalDistribution) and value < 0:
+        raise ValueError(f"parameter {name} is choice {value!r:.40}")
+    return distribution.to_external_repr(value)
 
 
 @lru_cache(maxsize=4096)

@@ -43,10 +43,13 @@ class Logged:
     @classmethod
     def read(cls, file: Path, target: Mapping[str, Any]) -> Logged:
         """Read a file; if it is for another target, it counts as empty."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             known = json.loads(file.read_text(encoding="utf-8"))
             if known["target"] == dict(target):
-                return cls(runs=known["runs"], epochs=known["epochs"], ended=set(known["ended"]))
+                runs, epochs, ended = dict(known["runs"]), dict(known["epochs"]), list(known["ended"])
+                numbers = [*epochs.values(), *ended]
+                if all(isinstance(run, str) for run in runs.values()) and all(type(each) is int for each in numbers):
+                    return cls(runs=runs, epochs=epochs, ended=set(ended))
         return cls()
 
     def write(self, file: Path, target: Mapping[str, Any]) -> None:

@@ -290,12 +290,17 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> TrialC
 
 
 def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
-    """Return how much two shares of right images may differ just from sampling the validation images (95 %)."""
+    """Return how much two shares of right images may differ just from sampling the validation images (95 %).
+
+    None if one is unknown, or no share.
+    """
     counts = [record.val_images or 0 for record in (a, b)]
     name = share_of_images(measured[0])
     if not all(counts) or not all(name in values for values in measured):
         return None
     shares = [values[name] for values in measured]
+    if not all(0 <= share <= 1 for share in shares):
+        return None
     return 1.96 * math.sqrt(sum(share * (1 - share) / count for share, count in zip(shares, counts, strict=True)))
 
 

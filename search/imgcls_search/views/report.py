@@ -120,7 +120,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
         "confirmed": record.facts.get("confirmed"),
         "val_images": count,
         "interval_of": right,
-        "interval": share_interval(accuracy, count) if accuracy is not None and count else None,
+        "interval": share_interval(accuracy, count) if accuracy is not None and 0 <= accuracy <= 1 and count else None,
         "rejected": found["rejected"],
         "failures": Counter(failure["reason"] for failure in found["failures"]).most_common(),
         "best": row_of(winner, record),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,13 +127,18 @@ def _progress(record: Record, done: Sequence[Trial]) -> tuple[Any, str]:
 
 def _curves(record: Record) -> Any:
     metric = record.objectives[0][0]
-    first = record.trials[0].epochs
-    name = metric if not first or metric in first[-1] else main_measure(first[-1])
-    top = best.ranked(record)[:TOP_CURVES]
-    numbers = {trial.number for trial in top}
-    lines = [(f"trial {trial.number}", [epoch[name] for epoch in trial.epochs]) for trial in top]
-    others = [trial.epochs for trial in record.trials if trial.epochs and trial.number not in numbers]
-    return figures.curves(lines, [[epoch[name] for epoch in epochs] for epochs in others], name)
+    last = [trial.epochs[-1] for trial in record.trials if trial.epochs]
+    # Sizes and costs have no curve.
+    is_shown = not last or any(metric in epoch for epoch in last)
+    name = metric if is_shown else main_measure(last[0])
+    curves = {
+        trial.number: [epoch.get(name, math.nan) for epoch in trial.epochs]
+        for trial in record.trials
+        if any(name in epoch for epoch in trial.epochs)
+    }
+    top = [trial.number for trial in best.ranked(record)[:TOP_CURVES] if trial.number in curves]
+    lines = [(f"trial {number}", curves[number]) for number in top]
+    return figures.curves(lines, [curve for number, curve in curves.items() if number not in top], name)
 
 
 def _cost(done: Sequence[Trial], record: Record) -> tuple[Any, str] | None:

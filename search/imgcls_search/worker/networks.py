@@ -23,6 +23,9 @@ from imgcls_search.models import heads
 from imgcls_search.models.ensemble import Ensemble, Part
 from imgcls_search.worker.file_contents import Checkpoint
 
+_OF_OTHERS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Errors that the contents of a file raise if this program would not write them."""
+
 MEMBERS = "members"
 """The key of an ensemble's networks in a weights file."""
 
@@ -89,7 +92,7 @@ def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tria
             model: nn.Module = _rebuild_ensemble(_members(about), data, state["model"])
         else:
             model = build_shaped(config, data, about.get("shapes"), state["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except _OF_OTHERS as error:
         raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
     return model, config, data
 
@@ -147,7 +150,7 @@ def read_ensemble(state: Mapping[str, Any], source: str) -> tuple[tuple[Member, 
         if MEMBERS not in about:
             return (), {}
         return _members(about), dict(about["ensemble"])
-    except (KeyError, TypeError, ValueError) as error:
+    except _OF_OTHERS as error:
         raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
 
 
@@ -212,7 +215,13 @@ def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tri
         CheckpointError: the training is incomplete, or the file's contents are not a trained model of this program.
     """
     model, config, data = load_weights(state, source)
-    history, last = state.get("history"), config.epochs if "folds" in state else config.training_epochs
+    history = state.get("history")
+    try:
+        last = config.epochs if "folds" in state else config.training_epochs
+    except _OF_OTHERS as error:
+        raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
+    if type(last) is not int:
+        raise CheckpointError(f"{source}: not a trained model of this program ({last!r:.40} epochs)")
     # Files may be of any origin, or older than histories.
     if isinstance(history, list) and len(history) < last:
         raise CheckpointError(

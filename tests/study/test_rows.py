@@ -6,7 +6,9 @@ import json
 import math
 import multiprocessing
 import sqlite3
+import time
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,30 @@ def test_trial_is_what_optuna_would_have_written(
     drawn = ours.trials[0]
     drawn.intermediate_values = {}
     assert read == drawn
+
+
+def local_time() -> datetime:
+    """Return the time as Optuna's trials show it: local, without a zone."""
+    return datetime.now(timezone.utc).astimezone().replace(tzinfo=None)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kolkata"])
+def test_times_are_those_that_optuna_shows_in_any_zone(
+    zone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        study, rows = open_study(tmp_path / "s.db")
+        before = local_time() - timedelta(seconds=1)
+        rows.end(rows.add(0, {}, {}, {}), TrialState.COMPLETE, [0.5], {}, {})
+        study.tell(study.ask(), 0.5)
+        ours, theirs = study.trials
+        read = rows.read()
+        times = [(trial.datetime_start, trial.datetime_complete) for trial in (ours, theirs, *read)]
+        assert times[:2] == times[2:]
+        assert all(moment is not None and before <= moment <= local_time() for pair in times for moment in pair)
+    time.tzset()
 
 
 def test_several_objectives(tmp_path: Path) -> None:

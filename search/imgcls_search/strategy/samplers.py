@@ -151,9 +151,9 @@ def cmaes(*, space: Space, n_startup_trials: Startup = 1) -> Sampler:
         raise BuildError("", "handles one objective only; allowed: random, tpe, nsga2, qmc, grid")
 
     def make(seed: int) -> optuna.samplers.BaseSampler:
-        import optuna
+        from imgcls_search.strategy.cmaes_state import CheckedCmaEs
 
-        return optuna.samplers.CmaEsSampler(n_startup_trials=n_startup_trials, seed=seed, consider_pruned_trials=True)
+        return CheckedCmaEs(n_startup_trials=n_startup_trials, seed=seed, consider_pruned_trials=True)
 
     return OptunaSampler(make, keeps_state=True)
 

@@ -11,7 +11,7 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import sqlalchemy
@@ -382,5 +382,5 @@ class Rows:
 
 
 def _now() -> datetime:
-    # Local time without a zone, as Optuna writes it.
-    return datetime.now().astimezone().replace(tzinfo=None)
+    # UTC without a zone, as Optuna stores it; its trials show local time.
+    return datetime.now(timezone.utc).replace(tzinfo=None)

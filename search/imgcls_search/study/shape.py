@@ -196,6 +196,10 @@ def _look_into(trial: Trial, num_objectives: int) -> None:
     _must_be(trial.sizes, Mapping[str, Finite], "sizes")
     _must_be(trial.constraints, Mapping[str, Measured], "constraints")
     _must_be(trial.candidate.sampler_state, Mapping[str, Any], "sampler_state")
+    for name, value in trial.candidate.sampler_state.items():
+        # Optuna's samplers compare it.
+        if name.endswith(":generation"):
+            _must_be(value, Whole, name)
     _look_at_params(trial.candidate.params, trial.candidate.distributions)
     for rejection in trial.rejected_before:
         _must_be(rejection.params, Mapping[str, Any], "params of a rejection")

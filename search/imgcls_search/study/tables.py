@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
 
@@ -40,14 +41,19 @@ def freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> Frozen
         state=row.state,
         value=None,
         values=[read(value, kind) for _, value, kind in sorted(values, key=lambda entry: entry[0])] or None,
-        datetime_start=row.datetime_start,
-        datetime_complete=row.datetime_complete,
+        datetime_start=_local(row.datetime_start),
+        datetime_complete=_local(row.datetime_complete),
         params={name: _param(name, value, distributions[name]) for name, value, _ in params},
         distributions=distributions,
         user_attrs={key: json.loads(text) for key, text in user},
         system_attrs={key: json.loads(text) for key, text in system},
         intermediate_values={},
     )
+
+
+def _local(stored: datetime | None) -> datetime | None:
+    """Return a stored time, UTC without a zone, as the local time that Optuna shows."""
+    return None if stored is None else stored.replace(tzinfo=timezone.utc).astimezone().replace(tzinfo=None)
 
 
 def _param(name: Any, value: Any, distribution: BaseDistribution) -> Any:

@@ -81,11 +81,11 @@ def main() -> None:
             made[way], results[f"pretrained by {way}"] = pretrained(way, config, data, given)
             frame.write(results, given.out, "pretrain")
         plain = config_of(given, "none", 1)
-        results["probes"] = {way: probes(plain, file, data, given) for way, file in made.items()}
+        results["probes"] = {way: probes(own(plain, file, data, given), given) for way, file in made.items()}
         if given.teacher:
             teacher = teacher_of(configs["imitate"], plain)
             seen = pipeline.prepare_data(teacher, given.out / ".images")
-            results["probes"]["teacher"] = probes(teacher, None, seen, given)
+            results["probes"]["teacher"] = probes(features.backbone(teacher, seen, given.device), given)
         frame.write(results, given.out, "pretrain")
         judge(results["probes"])
         if given.finetune:
@@ -163,16 +163,18 @@ def teacher_of(config: TrialConfig, plain: TrialConfig) -> TrialConfig:
     return TrialConfig.from_dict({**tree, "model": asked["teacher"], "image": {**tree["image"], "size": asked["size"]}})
 
 
-def probes(
-    config: TrialConfig, file: Path | None, data: Prepared, given: argparse.Namespace
-) -> dict[str, dict[str, Any]]:
-    """Return the accuracy of linear layers on a network's features, by the number of labels."""
+def own(config: TrialConfig, file: Path | None, data: Prepared, given: argparse.Namespace) -> features.Backbone:
+    """Return a network without its head, with random weights or those of a file."""
     torch.manual_seed(0)
     network = without_head(networks.build_own_model(config, data.shape), "model").eval()
     if file is not None:
         network.load_state_dict(checkpoint.load(file)["model"], strict=True)
-    seen = features.Backbone(network=network.to(given.device), data=data, digest="", device=given.device)
-    made = {}
+    return features.Backbone(network=network.to(given.device), data=data, digest="", device=given.device)
+
+
+def probes(seen: features.Backbone, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the accuracy of linear layers on a network's features, by the number of labels."""
+    data, made = seen.data, {}
     splits: tuple[Split, ...] = ("train", "val")
     for split in splits:
         images = image_sets.on_device(load(data, split), data, given.device)

@@ -148,7 +148,7 @@ class Search:
         """When each trial on a worker was last heard of, on the executor's clock."""
 
     def _adopted(self, trial: Trial) -> Trial:
-        """Return an open trial with a milestone that it can reach; a damaged one would train without end."""
+        """Return an open trial with a milestone that it can reach, as that of a damaged record may not be."""
         trial.until = max(1, min(trial.until, trial.last_epoch(self.epochs)))
         return trial
 

@@ -285,9 +285,9 @@ def _is_number(value: Any) -> bool:
 def _spread(report: Mapping[str, Any]) -> dict[str, Any] | None:
     name = main_measure(report.get("summary", {}))
     accuracy = report.get("summary", {}).get(name, {})
-    values = [metrics[name] for metrics in report.get("test", {}).values()]
-    if accuracy.get("ci95") is None or "mean" not in accuracy or not values:
+    if accuracy.get("ci95") is None or "mean" not in accuracy or not report.get("test"):
         return None
+    values = [metrics[name] for metrics in report["test"].values()]
     found = {"count": len(values), "values": values, "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
     return found if name == "accuracy" else {**found, "measure": name}
 

@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:0; default: cpu")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
+    if given.teacher and "imitate=" not in given.epochs:
+        parser.error("--teacher: needs imitate=N in --epochs")
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
     with frame.results("pretrain", given.out) as results:

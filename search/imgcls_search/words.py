@@ -1,4 +1,21 @@
-"""Numbers with their words."""
+"""Numbers with their words, and the words of commands that messages show."""
+
+import shlex
+from pathlib import Path
+
+STUDIES = Path("studies")
+"""The default folder of the studies."""
+
+
+def argument(path: Path) -> str:
+    """Return a path as an argument of a command that a message shows."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def in_folder(studies: Path) -> str:
+    """Return the option that a shown command needs to find a study; empty for the default folder."""
+    return "" if studies == STUDIES else f" --studies {argument(studies)}"
 
 
 def counted(word: str, count: int) -> str:

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 from imgcls_search.cli.app import app
-from imgcls_search.cli.options import argument
+from imgcls_search.words import argument
 from typer.main import get_command
 
 from tests.conftest import TINY, Answer, begin_command, is_one_line

@@ -15,6 +15,7 @@ from imgcls_search.api.options import Duration, PathLikeText, changes_of, images
 from imgcls_search.api.searching import STUDIES, stop_as_asked
 from imgcls_search.api.session import session
 from imgcls_search.api.study import Study
+from imgcls_search.words import in_folder
 
 if TYPE_CHECKING:
     from imgcls_search.api.model import Model
@@ -211,7 +212,7 @@ def options_of(studies: Path, storage: str | None) -> str:
     Raises:
         UserError: the storage is not a valid address.
     """
-    found = "" if studies == STUDIES else f" --studies {shlex.quote(str(studies))}"
+    found = in_folder(studies)
     if storage is None:
         return found
     from imgcls_search.study.address import parse

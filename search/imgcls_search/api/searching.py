@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgcls_search import words
 from imgcls_search.api.options import (
     Duration,
     PathLikeText,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from imgcls_search.study.files import StudyFiles
     from imgcls_search.views.screens import Screens
 
-STUDIES = Path("studies")
+STUDIES = words.STUDIES
 
 
 def run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from imgcls_search.automatic import testing
@@ -16,6 +15,7 @@ from imgcls_search.executors.helper import image_cache
 from imgcls_search.measures import is_share
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
+from imgcls_search.words import argument
 
 
 class Chosen(TypedDict):
@@ -151,9 +151,9 @@ def describe(made: Delivered, options: str) -> AutoFinding:
         "files": _files(made),
         "bundled": made.account.get("bundled"),
         "next": {
-            "predict": f"imgcls-search predict {_quoted(made.output.bundle)} IMAGES...",
+            "predict": f"imgcls-search predict {argument(made.output.bundle)} IMAGES...",
             "more time": "the same command with a longer --time",
-            "retrain": f"imgcls-search train {_quoted(made.output.config)} --seeds 3{options}",
+            "retrain": f"imgcls-search train {argument(made.output.config)} --seeds 3{options}",
             "look": f"imgcls-search dashboard {study}{options}",
         },
         "by_hand": _by_hand(made, options),
@@ -177,10 +177,6 @@ def unfinished(record: Record, chosen: Trial) -> Unfinished | None:
 
 def _last(trial: Trial) -> Mapping[str, float]:
     return trial.epochs[-1] if trial.epochs else {}
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
 
 
 def _validation(made: Delivered) -> AutoScore:
@@ -299,12 +295,12 @@ def _files(made: Delivered) -> dict[str, str]:
 def _by_hand(made: Delivered, options: str) -> list[str]:
     """Return the commands that do the same, step by step."""
     study, trial = shlex.quote(made.files.name), made.trial.number
-    commands = [f"imgcls-search run {_quoted(made.output.space_file)}{options}"]
+    commands = [f"imgcls-search run {argument(made.output.space_file)}{options}"]
     if made.confirmed is not None:
         top, seeds = len(made.confirmed["ranking"]), len(made.confirmed["seeds"]["choosing"])
         commands.append(f"imgcls-search confirm {study} --top {top} --seeds {seeds}{options}")
     return [
         *commands,
-        f"imgcls-search export {study} --trial {trial} --bundle {_quoted(made.output.bundle)}{options}",
-        f"imgcls-search report {study} --trial {trial} -o {_quoted(made.output.report)}{options}",
+        f"imgcls-search export {study} --trial {trial} --bundle {argument(made.output.bundle)}{options}",
+        f"imgcls-search report {study} --trial {trial} -o {argument(made.output.report)}{options}",
     ]

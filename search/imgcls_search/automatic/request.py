@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact, Confirmation
 from imgcls_search.trial import Trial
+from imgcls_search.words import in_folder
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.init.draft import Decision, Flips
@@ -44,7 +44,7 @@ class Request:
     @property
     def in_folder(self) -> str:
         """The option that a shown command needs to find the study; empty for the default folder."""
-        return "" if self.studies == Path("studies") else f" --studies {shlex.quote(str(self.studies))}"
+        return in_folder(self.studies)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,11 +21,11 @@ from imgcls_search.cli.options import (
     Storage,
     Studies,
     WeightsDir,
-    argument,
     override,
 )
 from imgcls_search.cli.output import echo, make_screens, print_json
 from imgcls_search.rounding import measured, spread, without_long_numbers
+from imgcls_search.words import argument
 
 if TYPE_CHECKING:
     from imgcls_search.automatic.automatic import Auto

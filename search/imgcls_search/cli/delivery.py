@@ -17,14 +17,13 @@ from imgcls_search.cli.options import (
     Storage,
     Studies,
     Views,
-    argument,
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, make_screens, print_json, warn
 from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.measures import PROBE, command_for, main_measure
 from imgcls_search.rounding import measured
-from imgcls_search.words import counted
+from imgcls_search.words import argument, counted
 
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut

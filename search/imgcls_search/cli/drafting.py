@@ -19,12 +19,11 @@ from imgcls_search.cli.options import (
     SkipUnreadable,
     Studies,
     WeightsDir,
-    argument,
-    in_folder,
     override,
 )
 from imgcls_search.cli.output import echo, make_screens, print_json
 from imgcls_search.errors import UserError
+from imgcls_search.words import argument, in_folder
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.init.draft import Draft

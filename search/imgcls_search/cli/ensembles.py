@@ -15,10 +15,10 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     WeightsDir,
-    argument,
     study_files,
 )
 from imgcls_search.cli.output import echo, make_screens, print_json, print_table
+from imgcls_search.words import argument
 
 
 def ensemble(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imgcls_search import durations
+from imgcls_search import durations, words
 from imgcls_search.api.options import study_files_of, with_settings
 from imgcls_search.errors import UserError
 
@@ -28,19 +27,7 @@ Storage = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-STUDIES = Path("studies")
-
-
-def argument(path: Path) -> str:
-    """Return a path as an argument of a command that a message shows."""
-    text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
-
-
-def in_folder(studies: Path) -> str:
-    """Return the option that a shown command needs to find a study; empty for the default folder."""
-    return "" if studies == STUDIES else f" --studies {argument(studies)}"
-
+STUDIES = words.STUDIES
 
 SpaceFile = Annotated[
     Path,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgcls_search import durations
-from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyName, in_folder, study_files
+from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyName, study_files
 from imgcls_search.cli.output import best_lines, echo, going_on, print_classes, print_json, print_table
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
-from imgcls_search.words import counted
+from imgcls_search.words import counted, in_folder
 
 if TYPE_CHECKING:
     from imgcls_search.study.record import Record

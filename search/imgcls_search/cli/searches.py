@@ -26,7 +26,6 @@ from imgcls_search.cli.options import (
     Unlabeled,
     WeightsDir,
     Workers,
-    in_folder,
     override,
     read,
     study_files,
@@ -35,7 +34,7 @@ from imgcls_search.cli.options import (
 from imgcls_search.cli.output import best_lines, echo, going_on, make_screens, print_json, print_table
 from imgcls_search.errors import NoResultError
 from imgcls_search.measures import command_for
-from imgcls_search.words import counted
+from imgcls_search.words import counted, in_folder
 
 if TYPE_CHECKING:
     from imgcls_search.orchestrator.begin import Outcome

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from imgcls_search.cli.options import AsJson, argument
+from imgcls_search.cli.options import AsJson
 from imgcls_search.cli.output import echo, print_json, print_table
 from imgcls_search.errors import UserError
+from imgcls_search.words import argument
 
 
 class Action(str, Enum):

@@ -19,12 +19,11 @@ from imgcls_search.cli.options import (
     Studies,
     Unlabeled,
     WeightsDir,
-    argument,
     read,
 )
 from imgcls_search.cli.output import as_yaml, echo, make_screens, plain, print_json, print_table
 from imgcls_search.image_size import shown
-from imgcls_search.words import counted
+from imgcls_search.words import argument, counted
 
 SIGNS = {"at_least": ">=", "at_most": "<="}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from imgcls_search.space import parse
 from imgcls_search.space.overrides import plain_value
 from imgcls_search.space.study_section import name_of_images, slug
 from imgcls_search.space.writer import inline
+from imgcls_search.words import argument
 
 Flips = Literal["none", "horizontal", "both"]
 
@@ -202,8 +202,8 @@ def _header(images: ImageFacts, file: str, seconds: float) -> list[str]:
     return [
         f"A search for a good classifier of {images.name}, in {durations.show(seconds)} including confirmation. "
         "Drafted by imgcls-search init.",
-        f"  imgcls-search check {shlex.quote(file)}          # show what is searched, or mistakes",
-        f"  imgcls-search run {shlex.quote(file)}            # search; run it again to resume",
+        f"  imgcls-search check {argument(Path(file))}          # show what is searched, or mistakes",
+        f"  imgcls-search run {argument(Path(file))}            # search; run it again to resume",
         "{choice: [...]}, {int: [low, high]} and {float: [low, high]} are searched; everything else is fixed.",
         "Change whatever you know better: each comment gives the reason for the line below it.",
     ]

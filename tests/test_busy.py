@@ -93,6 +93,30 @@ def test_finished_rounds_are_noted_and_not_repeated(project: Path) -> None:
 
 
 @pytest.mark.slow
+def test_rounds_run_side_by_side_and_only_missing_ones_again(project: Path, tmp_path: Path) -> None:
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    commit(
+        project,
+        "import os, pathlib, time\ndef test_meets():\n"
+        f"    meeting = pathlib.Path({str(meeting)!r})\n    (meeting / str(os.getpid())).touch()\n"
+        "    while len(list(meeting.iterdir())) < 2: time.sleep(0.05)\n",
+    )
+    two = ("--full", "2", "--load", "0", "--together", "2")
+    done = subprocess.run(**command(project, *two), capture_output=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert sorted(one["round"] for one in rounds(project)) == [0, 1]
+    assert not list(tmp_path.glob("busy-*"))
+    # A first round that did not end, beside a second one that did: only the first is run.
+    lines = [json.dumps(one) + "\n" for one in rounds(project) if one["round"] == 1]
+    (project / "benchmarks/busy.jsonl").write_text("".join(lines))
+    done = subprocess.run(**command(project, *two), capture_output=True, timeout=PATIENCE)
+    assert "full 1: started" in done.stdout
+    assert "full 2: started" not in done.stdout
+    assert [one["round"] for one in rounds(project)] == [1, 0]
+
+
+@pytest.mark.slow
 @linux_only
 def test_interrupted_round_is_not_noted_and_leaves_no_process(project: Path, tmp_path: Path) -> None:
     pid = tmp_path / "pid"

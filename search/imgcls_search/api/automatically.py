@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time as clock
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from imgcls_search.api.options import Duration, PathLikeText, changes_of, images
 from imgcls_search.api.searching import STUDIES, stop_as_asked
 from imgcls_search.api.session import session
 from imgcls_search.api.study import Study
-from imgcls_search.words import in_folder
 
 if TYPE_CHECKING:
     from imgcls_search.api.model import Model
@@ -125,7 +123,7 @@ def auto(
         ending = ""
         try:
             with interruptible():
-                found = deliver(work, options_of(Path(studies), storage))
+                found = deliver(work)
         except Interrupted as stop:
             ending = stop.ending
     stop_as_asked(ending)
@@ -189,8 +187,8 @@ def prepare(
     return work
 
 
-def deliver(work: Auto, options: str) -> AutoFinding:
-    """Run the missing steps, and return the results; `options` are needed by every command about the study.
+def deliver(work: Auto) -> AutoFinding:
+    """Run the missing steps, and return the results.
 
     Raises:
         UserError: an argument, a folder or the images are not usable.
@@ -200,22 +198,7 @@ def deliver(work: Auto, options: str) -> AutoFinding:
     from imgcls_search.automatic.finding import describe
 
     made = work.run()
-    found = describe(made, options)
+    found = describe(made)
     work.ledger.save()
     found["time"]["spent"] = dict(work.ledger.fact["spent"])
     return found
-
-
-def options_of(studies: Path, storage: str | None) -> str:
-    """Return the options that every command about the study needs, without a password.
-
-    Raises:
-        UserError: the storage is not a valid address.
-    """
-    found = in_folder(studies)
-    if storage is None:
-        return found
-    from imgcls_search.study.address import parse
-
-    address = parse(storage, "--storage")
-    return f"{found} --storage {shlex.quote(storage if address.password is None else address.text)}"

@@ -28,6 +28,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.study.result_facts import AutoFact, Confirmation
 from imgcls_search.trial import Trial
+from imgcls_search.words import argument
 
 # Import slow modules only in the step that needs them, to save time.
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class Auto:
         if plan is None or self.ledger.left <= closing:
             self.screens.say(
                 f"confirm: skipped, {durations.show(max(0.0, self.ledger.left))} is too short to retrain the best "
-                f"trials; to confirm later: imgcls-search confirm {self.files.name}{self.request.in_folder}"
+                f"trials; to confirm later: imgcls-search confirm {self.files.argument}"
             )
             return None
         fact["confirming"] = plan
@@ -360,7 +361,7 @@ class Auto:
         except OutOfTimeError:
             self.screens.say(
                 f"bundle: the time is over, {self.output.bundle} is of trial {fact.get('bundled')}; export the winner: "
-                f"imgcls-search export {self.files.name} --trial {bundling.trial} --bundle DIR{self.request.in_folder}"
+                f"imgcls-search export {self.files.argument} --trial {bundling.trial} --bundle DIR"
             )
             return
         if isinstance(told, str):
@@ -385,8 +386,8 @@ class Auto:
                 write_report(self.files, self.output.report, trial.number, watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
-                f"report: skipped, the time is over; write it with: imgcls-search report {self.files.name} "
-                f"-o {self.output.report}{self.request.in_folder}"
+                f"report: skipped, the time is over; write it with: imgcls-search report {self.files.argument} "
+                f"-o {argument(self.output.report)}"
             )
             return is_there
         fact["reported"] = fact["given"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
@@ -125,11 +124,11 @@ class AutoFinding(TypedDict):
     """Commands that do the same, step by step."""
 
 
-def describe(made: Delivered, options: str) -> AutoFinding:
-    """Describe the result; `options` are those that every command about the study needs."""
+def describe(made: Delivered) -> AutoFinding:
+    """Describe the result."""
     record, trial = made.record, made.trial
     metric, direction = record.objectives[0]
-    study, test = shlex.quote(made.files.name), _test(made)
+    test = _test(made)
     return {
         "study": made.files.name,
         "chosen": {
@@ -153,10 +152,10 @@ def describe(made: Delivered, options: str) -> AutoFinding:
         "next": {
             "predict": f"imgcls-search predict {argument(made.output.bundle)} IMAGES...",
             "more time": "the same command with a longer --time",
-            "retrain": f"imgcls-search train {argument(made.output.config)} --seeds 3{options}",
-            "look": f"imgcls-search dashboard {study}{options}",
+            "retrain": f"imgcls-search train {argument(made.output.config)} --seeds 3{made.files.options}",
+            "look": f"imgcls-search dashboard {made.files.argument}",
         },
-        "by_hand": _by_hand(made, options),
+        "by_hand": _by_hand(made),
     }
 
 
@@ -292,15 +291,15 @@ def _files(made: Delivered) -> dict[str, str]:
     return {**found, "report": str(made.output.report)} if made.has_report else found
 
 
-def _by_hand(made: Delivered, options: str) -> list[str]:
+def _by_hand(made: Delivered) -> list[str]:
     """Return the commands that do the same, step by step."""
-    study, trial = shlex.quote(made.files.name), made.trial.number
-    commands = [f"imgcls-search run {argument(made.output.space_file)}{options}"]
+    study, trial = made.files.argument, made.trial.number
+    commands = [f"imgcls-search run {argument(made.output.space_file)}{made.files.options}"]
     if made.confirmed is not None:
         top, seeds = len(made.confirmed["ranking"]), len(made.confirmed["seeds"]["choosing"])
-        commands.append(f"imgcls-search confirm {study} --top {top} --seeds {seeds}{options}")
+        commands.append(f"imgcls-search confirm {study} --top {top} --seeds {seeds}")
     return [
         *commands,
-        f"imgcls-search export {study} --trial {trial} --bundle {argument(made.output.bundle)}{options}",
-        f"imgcls-search report {study} --trial {trial} -o {argument(made.output.report)}{options}",
+        f"imgcls-search export {study} --trial {trial} --bundle {argument(made.output.bundle)}",
+        f"imgcls-search report {study} --trial {trial} -o {argument(made.output.report)}",
     ]

@@ -13,7 +13,6 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact, Confirmation
 from imgcls_search.trial import Trial
-from imgcls_search.words import in_folder
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.init.draft import Decision, Flips
@@ -40,11 +39,6 @@ class Request:
 
     started: float
     """When the call began, by `time.monotonic`."""
-
-    @property
-    def in_folder(self) -> str:
-        """The option that a shown command needs to find the study; empty for the default folder."""
-        return in_folder(self.studies)
 
 
 @dataclass(frozen=True, kw_only=True)

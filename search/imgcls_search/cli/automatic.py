@@ -74,7 +74,7 @@ def auto(
     A first score and a usable model are ready after about a minute. After Ctrl-C or a kill, run the same command again
     to resume: --time counts over all calls.
     """
-    from imgcls_search.api.automatically import deliver, options_of, prepare
+    from imgcls_search.api.automatically import deliver, prepare
     from imgcls_search.automatic.ledger import interruptible, process_began
     from imgcls_search.automatic.request import Interrupted
 
@@ -95,12 +95,11 @@ def auto(
         storage=storage,
         started=process_began(),
     )
-    options = options_of(studies, storage)
     try:
         with interruptible():
-            found = deliver(work, options)
+            found = deliver(work)
     except (KeyboardInterrupt, Interrupted) as stop:
-        _say_how_to_go_on(work, options)
+        _say_how_to_go_on(work)
         ending = stop.ending if isinstance(stop, Interrupted) else "interrupted"
         raise typer.Exit(143 if ending == "terminated" else 130) from None
     if as_json:
@@ -109,14 +108,14 @@ def auto(
     _show(found)
 
 
-def _say_how_to_go_on(work: Auto, options: str) -> None:
+def _say_how_to_go_on(work: Auto) -> None:
     """Print the commands that resume after a stop and that use the results so far."""
     echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
     account, bundle = work.ledger.fact, work.output.bundle
     if bundle.is_dir() and "bundled" in account:
         echo(f"usable now: imgcls-search predict {argument(bundle)} IMAGES... (trial {account['bundled']})", error=True)
     if "baseline" in account and work.files is not None:
-        echo(f"the best so far: imgcls-search export {work.files.name} --bundle DIR{options}", error=True)
+        echo(f"the best so far: imgcls-search export {work.files.argument} --bundle DIR", error=True)
 
 
 def _show(found: AutoFinding) -> None:

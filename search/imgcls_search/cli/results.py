@@ -16,7 +16,7 @@ from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyNa
 from imgcls_search.cli.output import best_lines, echo, going_on, print_classes, print_json, print_table
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
-from imgcls_search.words import counted, in_folder
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.study.record import Record
@@ -103,7 +103,7 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
         print_classes(trial["classes"])
     if now.state != "finished":
         echo(f"the search: {now}")
-    echo(_trust(record, [trial["trial"] for trial in found], f"{study}{in_folder(studies)}"))
+    echo(_trust(record, [trial["trial"] for trial in found]))
 
 
 def front(
@@ -145,7 +145,7 @@ def front(
     print_table(("trial", *((name, f"({how})") for name, how in found["objectives"].items()), "parameters"), rows)
     over = f"; over a limit: {len(found['over_limits'])}" if found["over_limits"] else ""
     echo(f"on the front: {len(rows)} of {counted('complete trial', found['complete'])}{over}")
-    echo(f"details: imgcls-search best {study}{in_folder(studies)}")
+    echo(f"details: imgcls-search best {record.argument}")
     if output is not None:
         echo(f"wrote {output}")
 
@@ -239,17 +239,14 @@ def compare(
         echo(line)
 
 
-def _trust(record: Record, numbers: list[int], study: str) -> str:
-    """Return a line that says whether a winner is confirmed, and with what scores.
-
-    `study` is the study in a shown command.
-    """
+def _trust(record: Record, numbers: list[int]) -> str:
+    """Return a line that says whether a winner is confirmed, and with what scores."""
     confirmed, images = record.facts.get("confirmed"), record.val_images
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""
         return (
             f"not confirmed: scores are {record.where_scored} and partly luck; "
-            f"to confirm: imgcls-search confirm {study}{which}"
+            f"to confirm: imgcls-search confirm {record.argument}{which}"
         )
     found, test = confirmed["confirmed"], confirmed["test"]
     metric = confirmed["metric"]

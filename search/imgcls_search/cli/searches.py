@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,7 +33,7 @@ from imgcls_search.cli.options import (
 from imgcls_search.cli.output import best_lines, echo, going_on, make_screens, print_json, print_table
 from imgcls_search.errors import NoResultError
 from imgcls_search.measures import command_for
-from imgcls_search.words import counted, in_folder
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.orchestrator.begin import Outcome
@@ -91,7 +90,7 @@ def run(
     overrides = with_options(overrides, workers, timeout)
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     outcome = Search.of(space, str(space_file), studies, storage).run(make_screens(), cluster=cluster, extends=extend)
-    raise typer.Exit(_conclude(outcome, studies))
+    raise typer.Exit(_conclude(outcome))
 
 
 def plan(
@@ -253,13 +252,12 @@ def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{path}={value}" for path, value in zip(values, shown, strict=True)) or "nothing"
 
 
-def _conclude(outcome: Outcome, studies: Path) -> int:
+def _conclude(outcome: Outcome) -> int:
     """Print how a search ended and return the exit code."""
     from imgcls_search.study.summary import summarise
 
     found = summarise(outcome.record)
-    study = found["study"]
-    where = in_folder(studies)
+    study = outcome.record.argument
     counts = found["trials"]
     echo(
         f"{outcome.ending}: {counted('trial', counts['total'])} ({counts['complete']} complete, {counts['pruned']} "
@@ -273,13 +271,13 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
         echo("run the same command again to resume")
         return 130 if outcome.ending == "interrupted" else 143
     if not found["best"]:
-        raise NoResultError(f"study {study!r} ended with no usable trial; see: imgcls-search status {study}{where}")
+        raise NoResultError(f"study {found['study']!r} ended with no usable trial; see: imgcls-search status {study}")
     after = command_for(outcome.record.objectives[0][0], "best.yaml")
     if len(found["best"]) > 1:
         numbers = ", ".join(str(trial["trial"]) for trial in found["best"])
         echo(f"{len(found['best'])} trials are on the Pareto front; choose one of them: {numbers}")
-        echo(f"next: imgcls-search front {study}{where}; imgcls-search export {study}{where} --trial N -o best.yaml")
+        echo(f"next: imgcls-search front {study}; imgcls-search export {study} --trial N -o best.yaml")
     else:
-        echo(f"next: imgcls-search export {study}{where} -o best.yaml && {after}")
-    echo(f"dashboard: imgcls-search dashboard {study}{where}")
+        echo(f"next: imgcls-search export {study} -o best.yaml && {after}")
+    echo(f"dashboard: imgcls-search dashboard {study}")
     return 0

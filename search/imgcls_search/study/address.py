@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -89,6 +90,13 @@ def settle(option: str | None, in_space: str | None = None) -> Address | None:
     if os.environ.get(VARIABLE):
         return parse(os.environ[VARIABLE], VARIABLE)
     return parse(in_space, "study.storage") if in_space is not None else None
+
+
+def option(address: Address | None) -> str:
+    """Return the option with which a shown command finds a study, without a password; empty if it needs none."""
+    if address is None or (os.environ.get(VARIABLE) and address == parse(os.environ[VARIABLE], VARIABLE)):
+        return ""
+    return f" --storage {shlex.quote(address.text)}"
 
 
 def refuse_password(text: str | None, where: str) -> None:

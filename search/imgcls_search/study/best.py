@@ -73,8 +73,7 @@ def the_best(record: Record) -> Trial:
     if len(found) > 1:
         raise StudyError(
             f"study {record.study.study_name!r} has {len(found)} trials on its front, and none beats another in every "
-            f"objective: {listed(found, record)}; choose one with --trial (see: imgcls-search front "
-            f"{record.study.study_name})"
+            f"objective: {listed(found, record)}; choose one with --trial (see: imgcls-search front {record.argument})"
         )
     return found[0]
 

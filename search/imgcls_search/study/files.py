@@ -18,7 +18,7 @@ from imgcls_search.errors import StudyError, UserError
 from imgcls_search.study import address, place
 from imgcls_search.study.address import KEPT, Address
 from imgcls_search.study.holder import RUN, Holder, marking, read_mark
-from imgcls_search.words import counted
+from imgcls_search.words import counted, in_folder
 
 if TYPE_CHECKING:
     from imgcls_search.study.postgres import PostgresStudy
@@ -69,6 +69,16 @@ class StudyFiles:
         from imgcls_search.study.sqlite import SqliteFile
 
         return SqliteFile(self.database, self.folder / "new.db", self.recorded_as)
+
+    @property
+    def options(self) -> str:
+        """The options with which a shown command finds the study, without a password; often empty."""
+        return in_folder(self.root) + address.option(self.address)
+
+    @property
+    def argument(self) -> str:
+        """The study as arguments of a shown command."""
+        return self.name + self.options
 
     @property
     def recorded_as(self) -> str:
@@ -173,17 +183,17 @@ class StudyFiles:
             raise StudyError(f"{self.owner}: cannot be written ({error.strerror})") from error
 
     def _refuse_folder_of_another(self) -> None:
-        known = _read_owner(self.owner)
+        known, copy = _read_owner(self.owner), f"imgcls-search copy {self.name}{in_folder(self.root)}"
         if known is not None and known != self.address:
             raise StudyError(
                 f"{self.folder}: belongs to the study in {known}, and not to {self.address or self.database}; copy "
-                f"that one: imgcls-search copy {self.name} --to ..., name another study with --name, or, where both "
+                f"that one: {copy}{address.option(known)} --to ..., name another study with --name, or, where both "
                 f"are one database, delete {self.owner}"
             )
         if known is None and self.address is not None and self.database.exists():
             raise StudyError(
                 f"{self.folder}: belongs to the study in {self.database}, and not to {self.address}; copy that one: "
-                f"imgcls-search copy {self.name} --to {self.address}, or name another study with --name"
+                f"{copy} --to {self.address}, or name another study with --name"
             )
 
     def _refuse_lost_database(self) -> None:

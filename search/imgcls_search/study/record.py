@@ -80,6 +80,11 @@ class Record(StoredFacts):
             self.trials.insert(place, self.by_number[number])
 
     @property
+    def argument(self) -> str:
+        """The study as arguments of a shown command."""
+        return self.study.study_name if self.files is None else self.files.argument
+
+    @property
     def next_number(self) -> int:
         """The number that Optuna gives to the next trial of the study."""
         return len(self.by_number) + len(self.foreign_trials)

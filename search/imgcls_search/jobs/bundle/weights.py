@@ -92,7 +92,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
     if not weights.is_file():
         raise CheckpointError(
             f"{weights}: the weights of trial {trial.number} are not kept (study.keep: those of the best); train it "
-            f"again: imgcls-search export {files.name} --trial {trial.number} -o trial.yaml, imgcls-search train "
+            f"again: imgcls-search export {files.argument} --trial {trial.number} -o trial.yaml, imgcls-search train "
             "trial.yaml, imgcls-search export trained/trial/seed-1.pt --bundle DIR"
         )
     state = checkpoint.load(weights)

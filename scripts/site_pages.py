@@ -82,6 +82,7 @@ TOPICS = {
     ),
     "Deploy a model": (
         "export-a-bundle",
+        "predict-without-pytorch",
         "export-to-openvino",
         "export-to-executorch",
         "serve-a-model",

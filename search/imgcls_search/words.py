@@ -21,3 +21,8 @@ def in_folder(studies: Path) -> str:
 def counted(word: str, count: int) -> str:
     """Return a number with its word: `1 image`, `2 classes`."""
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}{'es' if word.endswith('s') else 's'}"
+
+
+def times(count: int) -> str:
+    """Return how often something happened: `once`, `2 times`."""
+    return "once" if count == 1 else f"{count:,} times"

@@ -4,8 +4,9 @@ README.md and every page below docs/ are found automatically. In shell blocks, l
 are run in order, in a separate folder for each page. The folder has `photos/` (classes cat, dog and owl),
 `more-photos/`, `many-photos/`, `folder-of-scans/`, `scan.png`, `weights/`, `spaces/`, the studies `vit-digits` and
 `vit-photos`, `best.yaml` and `trained/best/seed-1.pt`. Each command must exit with 0 and print something. Other lines
-(pip, curl, scripts) are not run. YAML blocks must parse as a space (a model is added if they have none), TOML blocks
-must parse, and Python blocks must compile; a comment can have them run. Text blocks show output of programs.
+(pip, curl, scripts) are not run. YAML blocks must parse as a space (a model is added if they have none), and one that
+begins with a comment such as `# space.yaml` becomes that file for the commands below it. TOML blocks must parse, and
+Python blocks must compile; a comment can have them run. Text blocks show output of programs.
 
 Comments in a page, which readers do not see, tell a test what else it needs:
 

@@ -200,6 +200,8 @@ def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer], warm: Warm
     for block in page.prepare:
         _prepare(block, folder, warm)
     for block in page.blocks:
+        if (name := re.match(r"# ([a-z]+\.yaml)\b", block.text)) and block.language == "yaml":
+            (folder / name[1]).write_text(block.text)
         if block.skipped:
             continue
         for words in block.commands:

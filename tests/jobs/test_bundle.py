@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -129,19 +130,52 @@ def test_bundle_says_what_it_is(made: Path) -> None:
     assert str(made) not in "".join(path.read_text() for path in folder.iterdir() if path.suffix != ".onnx")
 
 
+LEAN = """
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from re import match
+
+wanted, installed = sys.argv[1].split(), set()
+while wanted:
+    name = wanted.pop().lower().replace("_", "-")
+    if name not in installed:
+        installed.add(name)
+        try:
+            needs = [need for need in requires(name) or () if "extra ==" not in need]
+        except PackageNotFoundError:  # of another platform
+            needs = []
+        wanted += [match(r"[\\w.-]+", need)[0] for need in needs]
+owners = packages_distributions()
+
+class Lean(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        of = {owner.lower().replace("_", "-") for owner in owners.get(name, ())}
+        if of and not of & (installed | {"imgcls-search"}):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Lean())
+sys.argv[:2] = ["imgcls-search"]
+from imgcls_search.cli.app import main
+main()
+"""
+"""Runs a command as in an environment that has only the given packages, those that they need, and this one."""
+
+
+def lean(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in the environment that the how-to page describes."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "predict-without-pytorch.md").read_text()
+    (packages,) = re.findall(r"^pip install ([a-z ]+)$", page, re.MULTILINE)
+    return subprocess.run([sys.executable, "-c", LEAN, packages, *arguments], capture_output=True, text=True, cwd=cwd)
+
+
 def test_recorded_accuracy_is_a_fresh_process_s_to_the_last_image(made: Path, here: Run) -> None:
     """Image files given to `predict`, in a process without torch, against what the training's arrays gave."""
     config = parse(CONFIG, catalog(), source="config").config()
     images = load(pipeline.prepare_data(config, made / "studies" / ".images"), "val")
-    code = (
-        "import sys; from imgcls_search.cli import app as cli; cli.app(standalone_mode=False); "
-        "sys.stderr.write(str('torch' in sys.modules))"
-    )
     paths = [f"photos/{name}" for name in images.names]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "predict", "model", *paths, "--json"], capture_output=True, text=True, cwd=made
-    )
-    assert done.stderr == "False"
+    done = lean("predict", "model", *paths, "--json", cwd=made)
+    assert done.stderr == ""
     found = json.loads(done.stdout)["predictions"]
     assert [entry["image"] for entry in found] == paths
     labels = [["china", "flower"].index(entry["classes"][0]["label"]) for entry in found]
@@ -155,6 +189,14 @@ def test_recorded_accuracy_is_a_fresh_process_s_to_the_last_image(made: Path, he
     for entry, row in zip(found, logits.softmax(1), strict=True):
         assert entry["classes"][0]["probability"] == pytest.approx(float(row.max()), abs=1e-5)
         assert sum(each["probability"] for each in entry["classes"]) == pytest.approx(1)
+
+
+def test_commands_that_need_more_packages_say_so_in_one_line(made: Path) -> None:
+    for command in (("evaluate", "trained/best/seed-1.pt"), ("run", "vit"), ("auto", "photos"), ("list",)):
+        done = lean(*command, cwd=made)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        expected = r"error: this command needs the Python package \w+, which is not installed; .*\n"
+        assert re.fullmatch(expected, done.stderr), done.stderr
 
 
 def test_predict_takes_folders_and_skips_what_is_no_image(here: Run, tmp_path: Path) -> None:

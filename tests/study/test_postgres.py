@@ -256,7 +256,7 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
     records.load(files).set_fact("test_openings", [{}])
     for command, shown in (
         (("status", "tiny-digits"), "2 trials (2 complete), 4 epochs trained"),
-        (("status", "tiny-digits"), "the test split was opened 1 time"),
+        (("status", "tiny-digits"), "the test split was opened once"),
         (("best", "tiny-digits"), "not confirmed"),
         (("front", "tiny-digits"), "1 of 2 complete trials"),
         (("list",), "tiny-digits  2 ("),

@@ -78,15 +78,18 @@ def test_verdict_comes_first_then_why_to_believe_it_then_the_search(tmp_path: Pa
     assert "accuracy of trial 0, the first trial" in text
 
 
-@pytest.mark.parametrize("trial_offset", [0, 1])
-def test_test_score_is_in_the_verdict_of_the_trial_that_it_is_of(trial_offset: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("trial_offset", "openings", "opened"), [(0, 1, "once"), (0, 3, "3 times"), (1, 1, "once")])
+def test_test_score_is_in_the_verdict_of_the_trial_that_it_is_of(
+    trial_offset: int, openings: int, opened: str, tmp_path: Path
+) -> None:
     scores = [0.5, 0.75, 0.625]
     single = {"score": 0.7222, "low": 0.61, "high": 0.81, "images": 90}
     fact = {"test": {"trial": 1 + trial_offset, "metric": "macro_f1", "validation": single, "test": single}}
-    _, page = parted(tmp_path, 3, scores=scores, auto=fact)
+    opening = {"by": "auto", "at": "2026-11-30T12:00:00+00:00", "seeds": [1], "portion": "train", "trial": 1}
+    _, page = parted(tmp_path, 3, scores=scores, auto=fact, test_openings=[opening] * openings)
     text = text_of(page)
     assert ("macro_f1 0.72 on test images that were not used for any choice" in text) == (trial_offset == 0)
-    assert ("95 % 0.61 to 0.81 from sampling 90 images, test split opened once" in text) == (trial_offset == 0)
+    assert (f"95 % 0.61 to 0.81 from sampling 90 images, test split opened {opened};" in text) == (trial_offset == 0)
     assert ("not tested" in text) == (trial_offset == 1)
 
 

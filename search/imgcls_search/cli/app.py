@@ -189,6 +189,16 @@ def main() -> None:
             name = "imgcls-search" if error.ctx is None else error.ctx.command_path
             _fail(f"{error.format_message().rstrip('.')} (see {name} --help)")
         sys.exit(UserError.exit_code)
+    except ModuleNotFoundError as error:
+        # `predict` and `serve` work without most of the packages that the others need.
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "imgcls_search"):
+            raise
+        _fail(
+            f"this command needs the Python package {package}, which is not installed; pip install imgcls-search "
+            "installs all that it needs"
+        )
+        sys.exit(UserError.exit_code)
     except SearchError as error:
         _fail(*error.lines())
         sys.exit(error.exit_code)

@@ -25,7 +25,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import echo, make_screens, print_json
 from imgcls_search.rounding import measured, spread, without_long_numbers
-from imgcls_search.words import argument
+from imgcls_search.words import argument, times
 
 if TYPE_CHECKING:
     from imgcls_search.automatic.automatic import Auto
@@ -131,9 +131,8 @@ def _show(found: AutoFinding) -> None:
     if test is None:
         echo("test: not measured")
     else:
-        times = found["test_openings"]
-        how_often = "test split opened once" if times == 1 else f"test split opened {times} times"
-        echo(f"test {test['metric']}: {_score(test['metric'], test)}, {how_often}")
+        opened = f"test split opened {times(found['test_openings'])}"
+        echo(f"test {test['metric']}: {_score(test['metric'], test)}, {opened}")
     for entry in found["baselines"]:
         echo(f"compare: {_baseline(entry)}")
     if (better := found["unfinished"]) is not None:

@@ -16,7 +16,7 @@ from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyNa
 from imgcls_search.cli.output import best_lines, echo, going_on, print_classes, print_json, print_table
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
-from imgcls_search.words import counted
+from imgcls_search.words import counted, times
 
 if TYPE_CHECKING:
     from imgcls_search.study.record import Record
@@ -63,7 +63,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     for request in found["requests"]:
         echo(f"request {request['id']} is waiting for a run")
     if found["test_openings"]:
-        echo(f"the test split was opened {counted('time', len(found['test_openings']))}")
+        echo(f"the test split was opened {times(len(found['test_openings']))}")
 
 
 def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:

@@ -30,7 +30,7 @@ from imgcls_search.cli.options import (
 from imgcls_search.cli.output import echo, make_console, print_classes, print_json, print_table
 from imgcls_search.measures import by_class, main_measure
 from imgcls_search.rounding import measured, pairs, rounded, spread
-from imgcls_search.words import counted
+from imgcls_search.words import counted, times
 
 
 class Portion(str, Enum):
@@ -296,7 +296,8 @@ def confirm(
     if as_json:
         print_json({"study": study, **found})
         return
-    metric, images = found["metric"], load(files).val_images
+    record, metric = load(files), found["metric"]
+    images, opened = record.val_images, times(len(record.facts.get("test_openings", [])))
     rows = [
         (
             str(entry["trial"]),
@@ -321,7 +322,7 @@ def confirm(
     if ends := test.get("images_interval"):
         low, high = (measured(metric, end, test["images"]) for end in ends)
         chance = f"; 95 % interval {low} to {high} from sampling {test['images']} images"
-    echo(f"test {metric}: {tested} over seeds{chance}, test split opened once")
+    echo(f"test {metric}: {tested} over seeds{chance}, test split opened {opened}")
 
 
 def reproduce(

@@ -16,6 +16,7 @@ from imgcls_search.terminal import shown
 from imgcls_search.trial import MEASURED, SIZES, Trial
 from imgcls_search.views.browse import family_of
 from imgcls_search.views.mistakes import EvaluatedTrial
+from imgcls_search.words import times
 
 BYTES_OF_A_WEIGHT = 4
 
@@ -119,13 +120,13 @@ def _objectives(record: Record, winner: Trial, choice: Choice | None) -> Iterato
 
 def _tested(record: Record, winner: Trial) -> Card | None:
     """Return the test score of a trial, from new trainings or from its one network."""
-    confirmed = record.facts.get("confirmed")
+    confirmed, opened = record.facts.get("confirmed"), times(len(record.facts.get("test_openings", [])))
     if confirmed is not None and confirmed["chosen"] == winner.number:
         test, metric = confirmed["test"], confirmed["metric"]
         value = spread(metric, test.get("scores", []), test["mean"], test["ci95"], test["images"])
         trainings = len(confirmed["scores"])
         over = f"{'95 % over ' if trainings > 2 else ''}{trainings} retrainings"
-        detail = f"{over}; {test['images']:,} images, test split opened once"
+        detail = f"{over}; {test['images']:,} images, test split opened {opened}"
         if ends := test.get("images_interval"):
             detail += f"; {_between(ends[0], ends[1], test['images'])} from sampling the images"
         return Card(name=f"test {metric}", value=value, detail=detail, id="verdict-test")
@@ -134,7 +135,7 @@ def _tested(record: Record, winner: Trial) -> Card | None:
         score = single["test"]
         value = measured(single["metric"], score["score"], score["images"])
         interval = f"95 % {_between(score['low'], score['high'], score['images'])}"
-        detail = f"{interval} from sampling {score['images']:,} images, test split opened once; one training"
+        detail = f"{interval} from sampling {score['images']:,} images, test split opened {opened}; one training"
         return Card(name=f"test {single['metric']}", value=value, detail=detail, id="verdict-test")
     return None
 
@@ -146,8 +147,7 @@ def _untested(record: Record) -> Card:
     if (confirmed := record.facts.get("confirmed")) is not None:
         detail = f"confirm chose trial {confirmed['chosen']}: only its report has a test score"
     elif count := len(record.facts.get("test_openings", [])):
-        times = "once" if count == 1 else f"{count} times"
-        detail = f"not scored by confirm; the {images:,} test images were opened {times} before"
+        detail = f"not scored by confirm; the {images:,} test images were opened {times(count)} before"
     else:
         detail = f"{images:,} test images are sealed: imgcls-search confirm {record.study.study_name} opens them once"
     return Card(name="test score", value="not tested", detail=detail, id="verdict-test")

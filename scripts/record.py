@@ -65,7 +65,8 @@ def svg(command: str, said: list[tuple[float, str]], width: int, lines: int, sec
             rf'\1 style="opacity:0;animation:appear 0.01s linear {delay:.2f}s forwards"',
             text,
         )
-    return text.replace("<style>", "<style>\n    @keyframes appear { to { opacity: 1 } }", 1)
+    still = "@media (prefers-reduced-motion: reduce) { text { opacity: 1 !important; animation: none !important } }"
+    return text.replace("<style>", f"<style>\n    @keyframes appear {{ to {{ opacity: 1 }} }}\n    {still}", 1)
 
 
 if __name__ == "__main__":

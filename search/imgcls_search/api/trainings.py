@@ -53,8 +53,8 @@ def train(
         config: A configuration: a trial, the path of a YAML file, or nested dictionaries without a choice.
         data: Other images: a folder, a table, or a data set such as `digits`.
         seeds: Number of trainings, each with another seed.
-        on: Train on the training images, `train` (default), or on the validation images too, `train+val`; always the
-            second with folds.
+        on: Train on the training images (`train`, the default), or on the validation images too (`train+val`); with
+            folds, always on both.
         out: The folder of the results; by default trained/NAME.
         changes: Values of the configuration by their paths.
         skip_unreadable: Leave out images that cannot be read.

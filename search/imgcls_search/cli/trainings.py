@@ -60,7 +60,8 @@ def train(
     on: Annotated[
         Portion | None,
         typer.Option(
-            "--on", help="Train on the training images (default), or on the validation images too; with folds always."
+            "--on",
+            help="Train on the training images (default), or on the validation images too; with folds, always on both.",
         ),
     ] = None,
     out: Annotated[

@@ -22,10 +22,11 @@ from __future__ import annotations
 import difflib
 import errno
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class SearchError(Exception):
@@ -179,6 +180,18 @@ def writing(path: Path, kind: type[UserError] = UserError) -> Iterator[None]:
         yield
     except OSError as error:
         raise kind(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def refuse_idle(options: Mapping[str, Any], why: str) -> None:
+    """Refuse an option that was given, but would change nothing; None and False mean that it was not given.
+
+    Raises:
+        UserError: it names the first such option, and `why`, such as `without --ablation`.
+    """
+    for option, value in options.items():
+        # By identity, since 0 == False, and a 0 is given.
+        if value is not None and value is not False:
+            raise UserError(f"{option}: has no effect {why}")
 
 
 def first_line(error: BaseException, otherwise: str | None = None) -> str:

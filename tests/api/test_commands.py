@@ -9,6 +9,8 @@ from typing import Any
 
 import imgcls_search as ic
 import pytest
+from imgcls_search.api.options import study_files_of
+from imgcls_search.api.study import Study
 from imgcls_search.cli.app import COMMANDS
 
 from tests.api.test_search import _Tags
@@ -54,6 +56,39 @@ def test_every_command_is_in_python() -> None:
         for part in IN_PYTHON.get(name, name).split("."):
             found = getattr(found, part)
         assert found.__doc__, name
+
+
+FIXED = {"data": {"digits": {"folds": 3}}, "model": {"lenet5": {}}, "training": {"epochs": 1}}
+IDLE: dict[str, Callable[[Study], object]] = {
+    "--seed: has no effect together with --samples 0": lambda study: ic.check(SPACE, samples=0, seed=0),
+    "group: has no effect without data": lambda study: ic.inspect(study="s", group="a"),
+    "changes: has no effect without data": lambda study: ic.inspect(study="s", changes={"data.digits.val": 0.3}),
+    "--seed: has no effect together with --no-labels": lambda study: ic.inspect("digits", labels=False, seed=0),
+    "--on train: has no effect with folds": lambda study: ic.train(FIXED, on="train"),
+    "--skip-unreadable: has no effect together with --split folds": lambda study: ic.evaluate(
+        "w.pt", split="folds", skip_unreadable=True
+    ),
+    "--set study.workers: has no effect together with --workers": lambda study: ic.auto(
+        "digits", workers=2, changes={"study.workers": 1}
+    ),
+    "--set study.name: has no effect together with --name": lambda study: ic.run(
+        SPACE, name="a", changes={"study.name": "b"}
+    ),
+    "no such study": lambda study: ic.run(SPACE, name="a", extend=True),
+    "--top: has no effect together with --trial": lambda study: study.confirm(2, trial=1),
+    "--seeds: has no effect without --ablation": lambda study: study.report(seeds=2),
+    "format and data need a folder": lambda study: study.export("x.yaml", format="onnx"),
+    "--student: has no effect without --distill": lambda study: study.ensemble(student=1),
+    "--share: has no effect without --seeds": lambda study: study.replay(share=0.5),
+}
+
+
+@pytest.mark.parametrize("says", IDLE)
+def test_argument_without_effect_is_refused_first(says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ic.UserError, match=says):
+        IDLE[says](Study(study_files_of("s", "studies", None)))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +170,7 @@ def test_replays_are_those_of_the_command(one: ic.Study, here: Callable[..., Ans
     assert parts.facts["seeds"] == 3
     assert {"strategy", "over_random.value", "over_random.low"} <= set(parts.frame().columns)
     for call, message in (
-        (lambda: one.replay(seed=1, seeds=3), "--seed: cannot be used with --seeds"),
+        (lambda: one.replay(seed=1, seeds=3), "--seed: has no effect together with --seeds"),
         (lambda: one.replay(seeds=1), "seeds: 1 is not allowed"),
         (lambda: one.replay(share=0), "share: 0 is not allowed"),
         (lambda: one.replay("no-sampler"), "no-sampler"),
@@ -169,8 +204,6 @@ def test_studies_are_merged_and_combined(one: ic.Study) -> None:
         both.ensemble(3, bundle="model")
     with pytest.raises(ic.UserError, match="picks: 1 is not allowed"):
         both.ensemble(1)
-    with pytest.raises(ic.UserError, match="needs --distill"):
-        both.ensemble(student=1)
     with pytest.raises(ic.NoResultError, match="no bundle was written"):
         both.ensemble(2).load_model()
 

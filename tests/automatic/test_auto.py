@@ -290,6 +290,7 @@ def test_space_of_other_images_and_of_another_answer_is_one_line(tmp_path: Path,
         (tmp_path / "other" / name).mkdir(parents=True)
     out = with_space(tmp_path)
     assert refused(here("auto", "other", "-o", "auto-digits"), "exists and is not of an earlier call")
+    assert refused(here("auto", "digits", "--flips", "both"), "was drafted; change augment.flip there")
     (out / "time.json").write_text(json.dumps({"given": 60, "spent": {"init": 1.0}, "flips": "none"}))
     assert refused(here("auto", "digits", "--flips", "both"), "was drafted with none")
     (out / "time.json").write_text("{")

@@ -96,11 +96,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "group finds nothing": (("photos", "--group", "(zebra)"), "finds nothing"),
     "setting": (("photos", "--set", "model.vit.depth=3"), "allowed: paths that begin with data.folder."),
     "unknown setting": (("photos", "--set", "data.folder.grupe=3"), "unknown key"),
-    "idle study": (("photos", "--no-labels", "--study", "s"), "got --no-labels too"),
     "no study": (("photos", "--study", "s"), "no study"),
-    "idle rule": (("photos", "--suspects", "drop"), "needs --write"),
-    "idle force": (("photos", "--force"), "needs --write"),
-    "rule without labels": (("photos", "--no-labels", "--write", "c.csv", "--suspects", "drop"), "needs judged labels"),
     "missing file": (("missing.csv",), "images are missing"),
     "empty label": (("nolabel.csv",), "the cell is empty"),
     "twice": (("twice.csv",), "allowed: one row for each image"),
@@ -250,9 +246,6 @@ def test_labels_are_judged_by_a_pretrained_network(tmp_path: Path, imgcls: Calla
     found = imgcls("inspect", "photos", "--weights-dir", "mine", "--json")
     assert found.code == 0, found.err
     for words, said in (
-        (("inspect", "photos", "--model", model, "--no-labels"), "--model: is for judging labels"),
-        (("inspect", "photos", "--model", model, "--quick-epochs", "1"), "--quick-epochs: is for the quick model"),
-        (("inspect", "photos", "--model", model, "--study", "x"), "--model: cannot be used with --study"),
         (("inspect", "photos", "--model", "{resnet: {}}"), "model.resnet.weights: null; allowed: imagenet, or a file"),
         (("inspect", "photos", "--model", "{resnet: {weights: none.pt}}"), "no such file"),
         (("inspect", "photos", "--weights-dir", "nowhere"), "--weights-dir nowhere: no such folder"),

@@ -93,6 +93,78 @@ def test_sheet_of_the_first_setting_of_other_data(tiny: Path, here: Callable[...
 STUDY = "tiny-digits"
 WEIGHTS = "trained/best/seed-1.pt"
 
+FIXED = "model: {lenet5: {}}\ntraining: {epochs: 1}\n"
+IDLE = {
+    "check s.yaml --samples 0 --seed 1": "--seed: has no effect together with --samples 0",
+    "confirm s --top 2 --trial 1": "--top: has no effect together with --trial",
+    "ensemble s --student 1": "--student: has no effect without --distill",
+    "evaluate w.pt --split folds --data digits": "--data: has no effect together with --split folds, ",
+    "evaluate w.pt --split folds --skip-unreadable": "--skip-unreadable: has no effect together with --split folds, ",
+    "evaluate w.pt --split folds --corruptions": "--corruptions: has no effect together with --split folds, ",
+    "evaluate w.pt --split folds --tta mirror": "--tta: has no effect together with --split folds, ",
+    "export s -o x.yaml --target-precision 0.9": "--target-precision: has no effect without --bundle",
+    "export s -o x.yaml --tta mirror": "--tta: has no effect without --bundle",
+    "export s -o x.yaml --format onnx": "--format: has no effect without --bundle",
+    "export s -o x.yaml --data folder:a": "--data: has no effect without --bundle; ",
+    "inspect --study s --group a": "--group: has no effect without DATA",
+    "inspect --study s --set data.digits.val=0.3": "--set: has no effect without DATA",
+    "inspect digits -o x.html --no-page": "--output: has no effect together with --no-page",
+    "inspect digits --suspects mark": "--suspects: has no effect without --write",
+    "inspect digits --confidence 0.9": "--confidence: has no effect without --write",
+    "inspect digits --force": "--force: has no effect without --write",
+    "inspect photos --write x.csv --suspects drop --no-labels": "--suspects: has no effect together with --no-labels",
+    "inspect photos --write x.csv --confidence 0": "--confidence: has no effect without --suspects relabel or drop",
+    "inspect photos --write x.csv --suspects mark --confidence 0.9": "--confidence: has no effect without --suspects ",
+    "inspect digits --no-labels --study s": "--study: has no effect together with --no-labels",
+    "inspect digits --no-labels --model quick": "--model: has no effect together with --no-labels",
+    "inspect digits --no-labels --quick-epochs 1": "--quick-epochs: has no effect together with --no-labels",
+    "inspect digits --no-labels --judge-test": "--judge-test: has no effect together with --no-labels",
+    "inspect digits --no-labels --seed 0": "--seed: has no effect together with --no-labels",
+    "inspect digits --study s --model quick": "--model: has no effect together with --study",
+    "inspect digits --study s --quick-epochs 1": "--quick-epochs: has no effect together with --study",
+    "inspect digits --study s --judge-test": "--judge-test: has no effect together with --study, ",
+    "inspect digits --model {resnet: {weights: imagenet}} --quick-epochs 1": "--quick-epochs: has no effect together ",
+    "predict model photos --top 2 -o x.csv": "--top: has no effect together with -o, which writes all classes",
+    "replay s --share 0.5": "--share: has no effect without --seeds",
+    "replay s --max-epochs 9": "--max-epochs: has no effect without --seeds",
+    "replay s --seeds 9 --seed 1": "--seed: has no effect together with --seeds, ",
+    "report s -o x.html --seeds 2": "--seeds: has no effect without --ablation",
+    "report s -o x.html --data folder:a": "--data: has no effect without --ablation",
+    "run s.yaml --extend": "tiny.db: no such study",
+    "spaces --output x.yaml": "--output: has no effect without copy, ",
+    "spaces --force": "--force: has no effect without copy, ",
+    "train folds.yaml --on train": "--on train: has no effect with folds, ",
+    # Settings with an option of their own.
+    "auto digits --workers 2 --set study.workers=1": "--set study.workers: has no effect together with --workers",
+    "auto digits --set study.timeout=1h": "--set study.timeout: has no effect in auto, which keeps to --time",
+    "auto photos --group a --set data.folder.group=b": "--set data.folder.group: has no effect together with --group",
+    "check s.yaml --name a --set study.name=b": "--set study.name: has no effect together with --name",
+    "plan s.yaml --timeout 9 --set study.timeout=1": "--set study.timeout: has no effect together with --timeout",
+    "run s.yaml --workers 2 --set study.workers=1": "--set study.workers: has no effect together with --workers",
+    "run s.yaml --data folder:photos --skip-unreadable --set data.folder.skip_unreadable=false": "together with --skip",
+    "run s.yaml --data folder:a --set data.folder.root=b": "data.folder.root: is what --data folder:a gives; ",
+    "check s.yaml --data digits --set data=digits": "data: is what --data digits gives; leave one of them out",
+    "check fixed.yaml --unlabeled folder:a": "--unlabeled: has no effect without pretrain: simclr or imitate",
+    "train fixed.yaml --unlabeled train": "--unlabeled: has no effect without pretrain: simclr or imitate",
+    "train fixed.yaml --unlabeled folder:a --set unlabeled.folder.root=b": "unlabeled.folder.root: is what --unl",
+}
+"""Commands with an option that would change nothing, and what they say."""
+
+
+@pytest.mark.parametrize("line", IDLE)
+def test_option_without_effect_is_one_line_and_nothing_is_written(
+    line: str, tmp_path: Path, here: Callable[..., Answer]
+) -> None:
+    (tmp_path / "s.yaml").write_text(f"{TINY}\n".replace("study: {", "study: {name: tiny, "))
+    (tmp_path / "fixed.yaml").write_text(FIXED)
+    (tmp_path / "folds.yaml").write_text(f"data: {{digits: {{folds: 3}}}}\n{FIXED}")
+    before = sorted(tmp_path.rglob("*"))
+    # A value in braces has spaces.
+    answer = here(*(first or second for first, second in re.findall(r"(\{.*\})|(\S+)", line)))
+    assert is_one_line(answer), answer
+    assert IDLE[line] in answer.err
+    assert sorted(tmp_path.rglob("*")) == before
+
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Iterator[Path]:

@@ -139,7 +139,6 @@ def test_space_is_copied_to_a_file_or_a_folder(tmp_path: Path, imgcls: Callable[
         (("copy", "vitt"), f"vitt: no shipped space has this name (did you mean 'vit'?); allowed: {ALL}"),
         (("copy", "spaces/vit.yaml"), f"spaces/vit.yaml: no shipped space has this name; allowed: {ALL}"),
         (("copy", "../vit"), f"../vit: no shipped space has this name (did you mean 'vit'?); allowed: {ALL}"),
-        (("--force",), "--output and --force are for spaces copy, for example: imgcls-search spaces copy vit"),
     ],
 )
 def test_wrong_words_are_one_line(words: tuple[str, ...], said: str, imgcls: Callable[..., Answer]) -> None:

@@ -309,7 +309,7 @@ def test_mistakes_are_one_line(study: str, here: Run, tmp_path: Path) -> None:
     assert "no such study" in lines(here("ensemble", "nowhere"))
     assert not (tmp_path / "studies" / "nowhere").exists()
     assert "has no trial 99" in lines(here("ensemble", study, "--trial", "99"))
-    assert "needs --distill" in lines(here("ensemble", study, "--student", "1"))
+    assert "has no effect without --distill" in lines(here("ensemble", study, "--student", "1"))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     assert "exists already" in lines(here("ensemble", study, "--bundle", "taken"))

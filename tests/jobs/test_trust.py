@@ -194,7 +194,7 @@ def test_options_of_a_bundle_go_with_a_bundle(here: Run) -> None:
     for option in (("--target-precision", "0.9"), ("--tta", "mirror")):
         answer = here("export", "study", "-o", "best.yaml", *option)
         assert answer.code == 2
-        assert answer.err == f"error: {option[0]}: needs --bundle\n"
+        assert answer.err == f"error: {option[0]}: has no effect without --bundle\n"
 
 
 def test_one_validation_image_in_twenty_is_called_unlike(made: Path, here: Run) -> None:

@@ -147,8 +147,8 @@ def test_place_with_other_options_is_looked_at_first(photos: Path, here: Callabl
 
 
 def test_place_goes_with_what_reads_images(photos: Path, here: Callable[..., Answer]) -> None:
-    assert "needs --bundle" in here("export", STUDY, "-o", "best.yaml", "--data", f"folder:{photos}").err
-    assert "needs --ablation" in here("report", STUDY, "-o", "page.html", "--data", f"folder:{photos}").err
+    assert "without --bundle; for an" in here("export", STUDY, "-o", "best.yaml", "--data", f"folder:{photos}").err
+    assert "without --ablation" in here("report", STUDY, "-o", "page.html", "--data", f"folder:{photos}").err
 
 
 def test_run_finds_moved_images_and_the_study_remembers(

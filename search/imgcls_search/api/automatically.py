@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.drafting import FlipsName, split
-from imgcls_search.api.options import Duration, PathLikeText, changes_of, images_of, refuse_other, seconds_of
+from imgcls_search.api.options import (
+    Duration,
+    PathLikeText,
+    changes_of,
+    images_of,
+    refuse_other,
+    seconds_of,
+    with_settings,
+)
 from imgcls_search.api.searching import STUDIES, stop_as_asked
 from imgcls_search.api.session import session
 from imgcls_search.api.study import Study
+from imgcls_search.errors import refuse_idle
 
 if TYPE_CHECKING:
     from imgcls_search.api.model import Model
@@ -161,8 +170,8 @@ def prepare(
         others.append((f"{component.path}.group", json.dumps(group)))
     if skip_unreadable:
         others.append((f"{component.path}.skip_unreadable", "true"))
-    if workers is not None:
-        others.append(("study.workers", str(workers)))
+    others = with_settings(others, workers=workers)
+    refuse_idle({"--set study.timeout": dict(others).get("study.timeout")}, "in auto, which keeps to --time")
     from imgcls_search.automatic.automatic import Auto
     from imgcls_search.automatic.request import Request
     from imgcls_search.executors import processes

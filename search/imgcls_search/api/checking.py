@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.options import PathLikeText, SpaceLike, as_data, changes_of, read_space_of, with_settings
 from imgcls_search.api.session import session
+from imgcls_search.errors import refuse_idle
 
 if TYPE_CHECKING:
     from imgcls_search.data import Source, Summary
@@ -26,7 +27,7 @@ def check(
     unlabeled: PathLikeText | None = None,
     skip_unreadable: bool = False,
     samples: int = 200,
-    seed: int = 0,
+    seed: int | None = None,
     studies: PathLikeText = Path("studies"),
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
@@ -41,7 +42,7 @@ def check(
         unlabeled: Images to pretrain on.
         skip_unreadable: Leave out images that cannot be read.
         samples: Configurations to build; 0 only validates the space.
-        seed: Seed of the samples.
+        seed: Seed of the samples; default: 0.
         studies: The folder of the studies, where the sizes of networks are cached.
         weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
@@ -50,6 +51,8 @@ def check(
         SpaceError: The space has problems; the message lists all of them.
         UserError: An argument or the images are not usable.
     """
+    if not samples:
+        refuse_idle({"--seed": seed}, "together with --samples 0")
     found = read_space_of(
         space,
         with_settings(changes_of(changes), name=name),
@@ -58,7 +61,7 @@ def check(
         unlabeled=None if unlabeled is None or unlabeled == "train" else as_data(unlabeled),
     )
     with session(progress, weights_dir) as screens:
-        return Checked.of(found, Path(studies)).with_survey(samples, seed, Path(studies), screens).to_dict()
+        return Checked.of(found, Path(studies)).with_survey(samples, seed or 0, Path(studies), screens).to_dict()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.options import component_of_data
-from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.errors import NoResultError, UserError, refuse_idle
 from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def combine(
         UserError: an argument, the study, its images or a folder is not usable.
         NoResultError: no trial is finished, or a training failed.
     """
-    if student is not None and distill is None:
-        raise UserError(f"--student {student}: needs --distill DIR")
+    if distill is None:
+        refuse_idle({"--student": student}, "without --distill")
     if bundle is not None and distill is not None and bundle.absolute() == distill.absolute():
         raise UserError(f"--distill {distill}: is the folder of --bundle, too; allowed: another folder")
     from imgcls_search.jobs.bundle.deliver import refuse_taken

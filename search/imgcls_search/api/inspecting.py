@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from imgcls_search.api.options import PathLikeText, changes_of, images_of, study_files_of
 from imgcls_search.api.session import session
-from imgcls_search.errors import UserError
+from imgcls_search.errors import UserError, refuse_idle
 
 if TYPE_CHECKING:
     from imgcls_search.space import Space
@@ -26,7 +26,7 @@ def inspect(
     quick_epochs: int | None = None,
     judge_test: bool = False,
     page: PathLikeText | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     studies: PathLikeText = Path("studies"),
     storage: str | None = None,
     weights_dir: PathLikeText | None = None,
@@ -44,7 +44,7 @@ def inspect(
         quick_epochs: Epochs of the quick model.
         judge_test: Judge the labels of the sealed test split, too.
         page: Write an HTML page with pictures.
-        seed: Seed of the folds and trainings.
+        seed: Seed of the folds and trainings; default: 0.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
         weights_dir: Look for pretrained weights in this folder first.
@@ -58,7 +58,11 @@ def inspect(
     from imgcls_search.jobs.inspect.inspection import take_inventory
     from imgcls_search.views.inspection import check_page, write_page
 
-    refuse_idle_judges(labels=labels, study=study, model=model, quick_epochs=quick_epochs, judge_test=judge_test)
+    if data is None:
+        refuse_idle({"group": group, "changes": changes or None}, "without data")
+    refuse_idle_judges(
+        labels=labels, study=study, model=model, quick_epochs=quick_epochs, judge_test=judge_test, seed=seed
+    )
     named = model if model is None or isinstance(model, str) else json.dumps(model)
     with session(progress, weights_dir, uses_torch=True) as screens:
         component, settings = inspected(
@@ -79,7 +83,7 @@ def inspect(
             model=named,
             quick_epochs=quick_epochs,
             judge_test=judge_test,
-            seed=seed,
+            seed=seed or 0,
             studies=Path(studies),
             screens=screens,
         )
@@ -147,26 +151,22 @@ def look_at_labels(
 
 
 def refuse_idle_judges(
-    *, labels: bool, study: str | None, model: Any, quick_epochs: int | None, judge_test: bool
+    *, labels: bool, study: str | None, model: Any, quick_epochs: int | None, judge_test: bool, seed: int | None
 ) -> None:
     """Refuse options for judging labels that would have no effect.
 
     Raises:
         UserError: the option, and what it requires.
     """
+    of_model = {"--model": model, "--quick-epochs": quick_epochs}
     if not labels:
-        given = {"--study": study, "--model": model, "--quick-epochs": quick_epochs, "--judge-test": judge_test}
-        for name, is_given in given.items():
-            if is_given:
-                raise UserError(f"{name}: is for judging labels; got --no-labels too")
-    if study is not None and quick_epochs is not None:
-        raise UserError("--quick-epochs: is for the quick model; with --study, the best trial sets the epochs")
-    if study is not None and model is not None:
-        raise UserError("--model: cannot be used with --study; give one of them")
-    if quick_epochs is not None and model not in (None, QUICK):
-        raise UserError("--quick-epochs: is for the quick model; got --model too")
-    if study is not None and judge_test:
-        raise UserError("--judge-test: needs the quick model; a study's configuration never sees the test split")
+        of_judge = {"--study": study, **of_model, "--judge-test": judge_test, "--seed": seed}
+        refuse_idle(of_judge, "together with --no-labels")
+    if study is not None:
+        refuse_idle(of_model, "together with --study")
+        refuse_idle({"--judge-test": judge_test}, "together with --study, whose models never see the test split")
+    if model not in (None, QUICK):
+        refuse_idle({"--quick-epochs": quick_epochs}, "together with --model, unless it is quick")
 
 
 def backbone_space(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from imgcls_search import durations
-from imgcls_search.errors import UserError
+from imgcls_search.errors import UserError, refuse_idle
 
 if TYPE_CHECKING:
     from imgcls_search.config import Component
@@ -51,11 +51,13 @@ def read_space_of(
         from imgcls_search.data import skipping_unreadable
 
         component = skipping_unreadable(found.first().component("data"))
-        pairs.append((f"{component.path}.skip_unreadable", "true"))
+        pairs = with_option(pairs, "--skip-unreadable", f"{component.path}.skip_unreadable", True)
         if "folder" in found.document["unlabeled"]:
-            pairs.append(("unlabeled.folder.skip_unreadable", "true"))
+            pairs = with_option(pairs, "--skip-unreadable", "unlabeled.folder.skip_unreadable", True)
         found = _parsed(space, known, pairs, data, unlabeled)
     refuse_contradictions(found)
+    if found.document["pretrain"] == {"none": {}}:
+        refuse_idle({"--unlabeled": unlabeled}, "without pretrain: simclr or imitate")
     refuse_unfit(found)
     refuse_password(found.study["storage"], found.locate("study"))
     return found
@@ -102,16 +104,26 @@ def with_settings(
     """Return changes of a space, extended by name, number of workers and timeout.
 
     Raises:
-        UserError: the timeout is not a duration.
+        UserError: the timeout is not a duration, or a change is of the same setting.
     """
     found = list(changes)
     if workers is not None:
-        found.append(("study.workers", json.dumps(workers)))
+        found = with_option(found, "--workers", "study.workers", workers)
     if timeout is not None:
-        found.append(("study.timeout", repr(seconds_of(timeout, "--timeout"))))
+        found = with_option(found, "--timeout", "study.timeout", seconds_of(timeout, "--timeout"))
     if name is not None:
-        found.append(("study.name", json.dumps(name)))
+        found = with_option(found, "--name", "study.name", name)
     return found
+
+
+def with_option(changes: Sequence[tuple[str, str]], option: str, path: str, value: Any) -> list[tuple[str, str]]:
+    """Return changes of a space, extended by the setting of an option of its own.
+
+    Raises:
+        UserError: a change is of the same setting.
+    """
+    refuse_idle({f"--set {path}": dict(changes).get(path)}, f"together with {option}")
+    return [*changes, (path, json.dumps(value))]
 
 
 def seconds_of(duration: Duration, option: str) -> float:
@@ -166,7 +178,7 @@ def images_of(
         if value:
             if name not in ("folder", "table"):
                 raise UserError(f"{option}: needs a folder or a table of images, got {name}")
-            given.append((f"data.{name}.{key}", json.dumps(value)))
+            given = with_option(given, option, f"data.{name}.{key}", value)
     found: Component = component_of_data(text, given)
     return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_search import durations
 from imgcls_search.api.options import changes_of
-from imgcls_search.errors import UserError
+from imgcls_search.errors import refuse_idle
 from imgcls_search.rounding import measured
 from imgcls_search.words import counted
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from imgcls_search.jobs.replay import Replayed
     from imgcls_search.jobs.replay_pools import Comparison
     from imgcls_search.study.files import StudyFiles
+
+SHARE = 0.67
+"""Share of the configurations in each part, by default."""
 
 Strategy = str | Mapping[str, Any]
 """A sampler or a pruner in the form of a space: a name, or `{name: {setting: value}}`."""
@@ -63,7 +66,7 @@ def replay_strategies(
     workers: int,
     seed: int | None,
     seeds: int | None,
-    share: float,
+    share: float | None,
     max_epochs: int | None,
 ) -> Replays:
     """Replay each sampler, in the form of a space, with each pruner; by default those of the study.
@@ -72,6 +75,10 @@ def replay_strategies(
         UserError: an argument is not allowed.
         StudyError: the study has too few curves.
     """
+    if seeds is None:
+        refuse_idle({"--share": share, "--max-epochs": max_epochs}, "without --seeds")
+    else:
+        refuse_idle({"--seed": seed}, "together with --seeds, which uses seeds 0, 1, ...")
     from imgcls_search.catalog import catalog
     from imgcls_search.jobs.replay import as_it_was, replay_study, space_of
     from imgcls_search.jobs.replay_pools import compare
@@ -86,12 +93,8 @@ def replay_strategies(
             if seed is not None:
                 changes.append(("study.seed", str(seed)))
             spaces.append(space_of(record, catalog(), changes))
-    if seeds is None and max_epochs is not None:
-        raise UserError(f"--max-epochs {max_epochs}: needs --seeds")
     if seeds is not None:
-        if seed is not None:
-            raise UserError("--seed: cannot be used with --seeds, which uses seeds 0, 1, ...; allowed: one of the two")
-        parts = compare(record, spaces, seeds=seeds, share=share, max_epochs=max_epochs, workers=workers)
+        parts = compare(record, spaces, seeds=seeds, share=share or SHARE, max_epochs=max_epochs, workers=workers)
         return _of_parts(files.recorded_as, parts)
     found = [as_it_was(record), *(replay_study(record, space, workers=workers) for space in spaces)]
     return Replays(

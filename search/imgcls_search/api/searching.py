@@ -127,10 +127,13 @@ class Search:
         """Run the search, and return how it ended.
 
         Raises:
-            UserError: the space, the data, the device or the study is not usable.
+            UserError: the space, the data, the device or the study is not usable, or there is no study to extend.
             NoResultError: no configuration can be tried, or trials keep failing the same way.
             KeyboardInterrupt: Ctrl-C was pressed twice, or before the first trial.
         """
+        if extends:
+            # Otherwise, a misspelled name would begin another study.
+            self.files.must_exist()
         from imgcls_search.orchestrator.begin import run as run_search
 
         screens.say(f"study {self.space.name} in {self.files.store}")

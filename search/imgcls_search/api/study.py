@@ -36,7 +36,7 @@ class Study(Findings):
 
     def confirm(
         self,
-        top: int = 3,
+        top: int | None = None,
         seeds: int = 3,
         *,
         trial: int | None = None,
@@ -49,9 +49,9 @@ class Study(Findings):
         """Retrain the best trials with new seeds, choose by their mean, then score the winner on the test split once.
 
         Args:
-            top: How many of the best trials to retrain.
+            top: How many of the best trials to retrain; default: 3.
             seeds: New seeds per trial, and as many more to score the winner.
-            trial: Retrain this trial only.
+            trial: Retrain this trial only, instead of the best ones.
             again: Confirm again; this opens the test split once more.
             pretrain: Pretrain again for each seed, if trials pretrain.
             data: Where the images are now, if they moved.
@@ -64,7 +64,8 @@ class Study(Findings):
         """
         from imgcls_search.jobs.confirm import confirm
 
-        refuse_below("top", top, 1)
+        if top is not None:
+            refuse_below("top", top, 1)
         refuse_below("seeds", seeds, 2)
         moved_to = component_of_data(None if data is None else as_data(data))
         with session(progress, weights_dir, uses_torch=True) as screens, screens.training() as screen:
@@ -107,7 +108,7 @@ class Study(Findings):
         *,
         trial: int | None = None,
         ablation: bool = False,
-        seeds: int = 3,
+        seeds: int | None = None,
         data: PathLikeText | None = None,
         weights_dir: PathLikeText | None = None,
         progress: bool | None = None,
@@ -118,7 +119,7 @@ class Study(Findings):
             path: The page to write; by default `report.html` in the study's folder.
             trial: The trial that the page is about; default: the confirmed one, or else the best.
             ablation: Retrain the steps from the first configuration to the winner.
-            seeds: New seeds per step of the ablation.
+            seeds: New seeds per step of the ablation; default: 3.
             data: Where the images are now, if they moved; only with `ablation`.
             weights_dir: Look for pretrained weights in this folder first.
             progress: Show progress; default: on a terminal and in a notebook.
@@ -127,7 +128,8 @@ class Study(Findings):
             UserError: An argument or the study is not usable, or the file cannot be written.
             NoResultError: No trial is complete.
         """
-        refuse_below("seeds", seeds, 1)
+        if seeds is not None:
+            refuse_below("seeds", seeds, 1)
         output = self.folder / "report.html" if path is None else Path(path)
         with session(progress, weights_dir, uses_torch=True) as screens:
             write_report(
@@ -148,7 +150,7 @@ class Study(Findings):
         trial: int | None = None,
         target_precision: float | None = None,
         tta: ViewsName = "none",
-        format: Format = "onnx",  # noqa: A002 - as the command's option
+        format: Format | None = None,  # noqa: A002 - as the command's option
         data: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> Path:
@@ -159,7 +161,7 @@ class Study(Findings):
             trial: The number of a trial; default: the confirmed one, or else the best.
             target_precision: Answer only if confident enough that this share of the answers is right.
             tta: Average these views of an image: `none`, `mirror`, `shift` or `mirror_shift`.
-            format: `onnx`, or `openvino` or `executorch`, which need the extra of that name.
+            format: `onnx` (default), or `openvino` or `executorch`, which need the extra of that name.
             data: Where the images are now, if they moved.
             progress: Show progress; default: on a terminal and in a notebook.
 
@@ -167,10 +169,11 @@ class Study(Findings):
             UserError: An argument, the study or the path is not usable.
             NoResultError: No trial is complete.
         """
-        refuse_other("format", format, ("onnx", "openvino", "executorch"))
+        if format is not None:
+            refuse_other("format", format, ("onnx", "openvino", "executorch"))
         output = Path(path)
         if output.suffix in (".yaml", ".yml"):
-            if target_precision is not None or tta != "none" or format != "onnx" or data is not None:
+            if target_precision is not None or tta != "none" or format is not None or data is not None:
                 raise UserError(f"{output}: target_precision, tta, format and data need a folder, not a YAML file")
             write_configuration(self.files, output, trial)
             return output
@@ -187,7 +190,7 @@ class Study(Findings):
                 moved=moved_to is not None,
                 target_precision=target_precision,
                 tta=tta,
-                to=format,
+                to=format or "onnx",
             )
         return output
 
@@ -248,7 +251,7 @@ class Study(Findings):
         workers: int = 1,
         seed: int | None = None,
         seeds: int | None = None,
-        share: float = 0.67,
+        share: float | None = None,
         max_epochs: int | None = None,
     ) -> Replays:
         """Replay other strategies on the recorded curves of the study, to see what they would have cost and found.
@@ -259,7 +262,7 @@ class Study(Findings):
             workers: Simulate this many trials at a time.
             seed: The seed; default: the study's.
             seeds: Compare on this many random parts of the study, with 90 % intervals.
-            share: With `seeds`, the share of the configurations in each part.
+            share: With `seeds`, the share of the configurations in each part; default: 0.67.
             max_epochs: With `seeds`, the epochs of each search; default: a third of what a whole part takes.
 
         Raises:
@@ -272,7 +275,7 @@ class Study(Findings):
         for name, value, least in (("seed", seed, 0), ("seeds", seeds, 2), ("max_epochs", max_epochs, 1)):
             if value is not None:
                 refuse_below(name, value, least)
-        if not 0.01 <= share <= 1:
+        if share is not None and not 0.01 <= share <= 1:
             raise UserError(f"share: {share!r} is not allowed; allowed: 0.01 to 1")
         return replay_strategies(
             self.files,

@@ -19,6 +19,7 @@ from imgcls_search.api.options import (
 )
 from imgcls_search.api.session import session
 from imgcls_search.api.trial import Trial
+from imgcls_search.errors import refuse_idle
 
 if TYPE_CHECKING:
     from imgcls_search.deploy.views import ViewsName
@@ -35,7 +36,7 @@ def train(
     data: PathLikeText | None = None,
     *,
     seeds: int = 1,
-    on: Literal["train", "train+val"] = "train",
+    on: Literal["train", "train+val"] | None = None,
     out: PathLikeText | None = None,
     changes: Mapping[str, Any] | None = None,
     skip_unreadable: bool = False,
@@ -52,7 +53,8 @@ def train(
         config: A configuration: a trial, the path of a YAML file, or nested dictionaries without a choice.
         data: Other images: a folder, a table, or a data set such as `digits`.
         seeds: Number of trainings, each with another seed.
-        on: Train on the training images, or on the validation images too: `train` or `train+val`.
+        on: Train on the training images (`train`, the default), or on the validation images too (`train+val`); with
+            folds, always on both.
         out: The folder of the results; by default trained/NAME.
         changes: Values of the configuration by their paths.
         skip_unreadable: Leave out images that cannot be read.
@@ -67,7 +69,8 @@ def train(
     """
     from imgcls_search.jobs.retrain import train as train_all
 
-    refuse_other("on", on, ("train", "train+val"))
+    if on is not None:
+        refuse_other("on", on, ("train", "train+val"))
     refuse_below("seeds", seeds, 1)
     with session(progress, weights_dir, uses_torch=True) as screens, screens.training() as screen:
         training = training_of(
@@ -94,7 +97,7 @@ def training_of(
     *,
     skip_unreadable: bool,
     seeds: int,
-    on: Literal["train", "train+val"],
+    on: Literal["train", "train+val"] | None,
     out: Path | None,
     studies: Path,
     storage: str | None,
@@ -125,12 +128,15 @@ def training_of(
     if not isinstance(given, Mapping):
         name = Path(given).stem
         origin, problem = read_origin(shipped.find(Path(given)).read_text(encoding="utf-8"))
+    trained = space.config()
+    if trained.folds > 1:
+        refuse_idle({"--on train": on == "train"}, "with folds, which train on all images outside the test split")
     if problem is not None:
         say(f"{config}:{problem}; no study will know that its test split was opened")
     return Training(
-        config=space.config(),
+        config=trained,
         seeds=tuple(range(1, seeds + 1)),
-        portion=on,
+        portion=on or "train",
         out=out or Path("trained") / name,
         studies=studies,
         origin=origin,
@@ -169,6 +175,7 @@ def evaluate(
     """
     refuse_other("split", split, SPLITS)
     refuse_other("tta", tta, VIEWS)
+    refuse_idle_with_folds(split, data, skip_unreadable=skip_unreadable, corruptions=corruptions, tta=tta)
     path = Path(weights)
     if not path.is_file():
         from imgcls_search.errors import CheckpointError
@@ -195,6 +202,22 @@ def evaluate(
         if predictions is not None:
             write_predictions(found, Path(predictions))
     return evaluation_as_dict(found)
+
+
+def refuse_idle_with_folds(split: str, data: Any, *, skip_unreadable: bool, corruptions: bool, tta: str) -> None:
+    """Refuse options that `--split folds` does not use.
+
+    Raises:
+        UserError: it names the option.
+    """
+    if split == "folds":
+        given = {
+            "--data": data,
+            "--skip-unreadable": skip_unreadable,
+            "--corruptions": corruptions,
+            "--tta": tta != "none",
+        }
+        refuse_idle(given, "together with --split folds, which scores the predictions of the search")
 
 
 def check_predictions(path: Path) -> None:

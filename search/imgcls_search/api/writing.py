@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.options import component_of_data
-from imgcls_search.errors import UserError
+from imgcls_search.errors import refuse_idle
 
 if TYPE_CHECKING:
     from imgcls_search.deploy.views import ViewsName
@@ -71,7 +71,7 @@ def write_report(
     *,
     trial: int | None,
     ablation: bool,
-    seeds: int,
+    seeds: int | None,
     data: str | None,
 ) -> int:
     """Write the page of a study and return its size in bytes.
@@ -81,16 +81,17 @@ def write_report(
     """
     from imgcls_search import atomic
     from imgcls_search.errors import writing
-    from imgcls_search.jobs.ablation import ablate
+
+    if not ablation:
+        refuse_idle({"--seeds": seeds, "--data": data}, "without --ablation")
+    from imgcls_search.jobs.ablation import SEEDS, ablate
     from imgcls_search.views.report import write_report as write
 
-    if data is not None and not ablation:
-        raise UserError(f"--data {data}: needs --ablation; the page itself needs no images")
     files.must_exist()
     with writing(output):
         atomic.check_writable(output)
     if ablation:
         with screens.training() as screen:
-            ablate(files, seeds=seeds, watcher=screen, trial=trial, data=component_of_data(data))
+            ablate(files, seeds=seeds or SEEDS, watcher=screen, trial=trial, data=component_of_data(data))
     with screens.steps() as steps:
         return write(files, output, trial, steps)

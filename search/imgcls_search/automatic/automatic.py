@@ -64,9 +64,10 @@ class Auto:
         output.clear_drafts(self.output)
         self.ledger = Ledger({**fact, "given": given}, self.output.account, request.started)
         self.ledger.record = self.record
-        if request.flips is not None and self.known_flips not in (None, request.flips):
+        if self.output.space_file.is_file() and request.flips not in (None, self.known_flips):
+            how = f" with {self.known_flips}" if self.known_flips is not None else ""
             raise UserError(
-                f"--flips {request.flips}: {self.output.space_file} was drafted with {self.known_flips}; change "
+                f"--flips {request.flips}: {self.output.space_file} was drafted{how}; change "
                 "augment.flip there before the first trial, or choose another folder with -o"
             )
 

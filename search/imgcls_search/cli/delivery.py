@@ -20,7 +20,7 @@ from imgcls_search.cli.options import (
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, make_screens, print_json, warn
-from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.errors import NoResultError, UserError, refuse_idle
 from imgcls_search.measures import PROBE, command_for, main_measure
 from imgcls_search.rounding import measured
 from imgcls_search.words import argument, counted
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from imgcls_search.jobs.bundle.deliver import Format
     from imgcls_search.jobs.bundle.metrics import ViewsMetrics
     from imgcls_search.jobs.bundle.sureness import SurenessMetrics
+
+
+TOP = 3
+"""Number of classes that `predict` shows per image, by default."""
 
 
 class _Delivery(TypedDict):
@@ -108,11 +112,8 @@ def export(
         }
         _export_bundle(source, bundle, trial, data, studies, storage, as_json, delivery)
         return
-    for option, value in (("--target-precision", target_precision), ("--tta", tta), ("--format", to)):
-        if value is not None:
-            raise UserError(f"{option}: needs --bundle")
-    if data is not None:
-        raise UserError(f"--data {data}: needs --bundle; for an exported configuration, give it to train")
+    refuse_idle({"--target-precision": target_precision, "--tta": tta, "--format": to}, "without --bundle")
+    refuse_idle({"--data": data}, "without --bundle; for an exported configuration, give it to train")
     from imgcls_search.api.writing import write_configuration
     from imgcls_search.jobs.export import read_origin
 
@@ -207,13 +208,14 @@ def predict(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle: a folder that export --bundle wrote.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     top: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--top",
             min=1,
-            help="Show this many classes per image; with several labels, also every label that the image has.",
+            help="Show this many classes per image; with several labels, also every label that the image has; "
+            "default: 3.",
         ),
-    ] = 3,
+    ] = None,
     min_confidence: Annotated[
         float | None,
         typer.Option(
@@ -252,6 +254,7 @@ def predict(
     if output is not None:
         if as_json:
             raise UserError(f"-o {output}: writes a table; leave out --json, which prints")
+        refuse_idle({"--top": top}, "together with -o, which writes all classes")
         check_table(output)
     served = read(bundle)
     note = check_confidence(served, min_confidence)
@@ -263,7 +266,7 @@ def predict(
         channels, height, width = served.artifact.pixel_shape
         kind = "colour" if channels == 3 else "grey"
         echo(f"{bundle}: {len(served.labels)} classes, {kind} images of {width}x{height} pixels", error=True)
-    shown_classes = top if output is None else len(served.labels)
+    shown_classes = (top or TOP) if output is None else len(served.labels)
     found = classify(
         served, images, top=shown_classes, on_left_out=_say_left_out, min_confidence=min_confidence, views=views
     )

@@ -23,7 +23,7 @@ from imgcls_search.cli.options import (
     override,
 )
 from imgcls_search.cli.output import as_yaml, echo, make_screens, print_json, print_table, warn
-from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.errors import NoResultError, refuse_idle
 from imgcls_search.rounding import measured, share
 
 if TYPE_CHECKING:
@@ -68,14 +68,18 @@ def inspect(
         typer.Option("--write", metavar="CSV", help="Write a table without unreadable images and exact copies."),
     ] = None,
     suspects: Annotated[
-        Suspects, typer.Option("--suspects", help="Choose what --write does with suspicious labels.")
-    ] = Suspects.mark,
+        Suspects | None,
+        typer.Option("--suspects", help="Choose what --write does with suspicious labels; default: mark."),
+    ] = None,
     confidence: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--confidence", min=0, max=1, help="Relabel or drop only if the likely label has this probability."
+            "--confidence",
+            min=0,
+            max=1,
+            help="Relabel or drop only if the likely label has this probability; default: 0.8.",
         ),
-    ] = 0.8,
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --write replace a file.")] = False,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Look for wrong labels, which takes longest.")
@@ -105,7 +109,9 @@ def inspect(
     judge_test: Annotated[
         bool, typer.Option("--judge-test", help="Judge the labels of the sealed test split too.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Set the seed of folds and trainings.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Set the seed of folds and trainings; default: 0.")
+    ] = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -124,12 +130,25 @@ def inspect(
     split stays sealed: its images are compared with others, but its labels are not judged.
     """
     from imgcls_search.api.inspecting import inspected, look_at_labels, refuse_idle_judges
-    from imgcls_search.jobs.inspect.clean_table import check_target, write_clean
+
+    refuse_idle_judges(
+        labels=labels, study=study, model=model, quick_epochs=quick_epochs, judge_test=judge_test, seed=seed
+    )
+    if data is None:
+        refuse_idle({"--group": group, "--set": overrides or None}, "without DATA")
+    if no_page:
+        refuse_idle({"--output": output}, "together with --no-page")
+    of_table = {"--suspects": suspects, "--confidence": confidence, "--force": force}
+    if write is None:
+        refuse_idle(of_table, "without --write")
+    if not labels:
+        refuse_idle({**of_table, "--force": None}, "together with --no-labels")
+    if suspects in (None, Suspects.mark):
+        refuse_idle({"--confidence": confidence}, "without --suspects relabel or drop")
+    from imgcls_search.jobs.inspect.clean_table import CONFIDENCE, check_target, write_clean
     from imgcls_search.jobs.inspect.inspection import take_inventory
     from imgcls_search.views.inspection import check_page, default_page, write_page
 
-    refuse_idle_judges(labels=labels, study=study, model=model, quick_epochs=quick_epochs, judge_test=judge_test)
-    _refuse_idle(labels, write, suspects, force)
     component, settings = inspected(
         component_of(data, group, overrides, skip_unreadable) if data is not None else None, study, studies, storage
     )
@@ -148,11 +167,14 @@ def inspect(
         model=model,
         quick_epochs=quick_epochs,
         judge_test=judge_test,
-        seed=seed,
+        seed=seed or 0,
         studies=studies,
         screens=make_screens(error=as_json),
     )
-    table = write_clean(found, write, suspects.value, confidence) if write is not None else None
+    table = None
+    if write is not None:
+        suspects = suspects or Suspects.mark
+        table = write_clean(found, write, suspects.value, CONFIDENCE if confidence is None else confidence)
     size = write_page(found, page) if page is not None else 0
     if as_json:
         print_json({**found.to_dict(), "page": None if page is None else str(page), "written": _written(table, write)})
@@ -233,21 +255,6 @@ def _show_backbones(found: Sequence[Mapping[str, Any]]) -> None:
     ]
     print_table(("model", "linear", "macro F1", "nearest", "features", "parameters", "MACs", "took"), rows)
     echo(f"scores of {found[0]['images']:,} validation images; best: {as_yaml(found[0]['model'])}")
-
-
-def _refuse_idle(labels: bool, write: Path | None, suspects: Suspects, force: bool) -> None:
-    """Refuse options of --write that would change nothing.
-
-    Raises:
-        UserError: an option needs another one.
-    """
-    if write is None:
-        if suspects is not Suspects.mark:
-            raise UserError(f"--suspects {suspects.value}: needs --write FILE")
-        if force:
-            raise UserError("--force: needs --write FILE")
-    elif suspects is not Suspects.mark and not labels:
-        raise UserError(f"--suspects {suspects.value}: needs judged labels; got --no-labels too")
 
 
 def component_of(data: str, group: str | None, overrides: Sequence[str] | None, skip_unreadable: bool) -> Any:

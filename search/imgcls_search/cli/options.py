@@ -141,6 +141,8 @@ def read(
     *,
     skip_unreadable: bool = False,
     unlabeled: str | None = None,
+    workers: int | None = None,
+    timeout: str | None = None,
 ) -> Space:
     """Read a space file and apply a command's options.
 
@@ -149,16 +151,9 @@ def read(
     """
     from imgcls_search.api.options import read_space_of
 
-    pairs = with_settings([override(text) for text in overrides or []], name=name)
+    changes = [override(text) for text in overrides or []]
+    pairs = with_settings(changes, name=name, workers=workers, timeout=timeout)
     return read_space_of(path, pairs, data, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
-
-
-def with_options(overrides: list[str] | None, workers: int | None, timeout: str | None) -> list[str]:
-    """Return the changes of `--set`, plus those of `--workers` and `--timeout`."""
-    return [
-        *(overrides or []),
-        *(f"{path}={value}" for path, value in with_settings([], workers=workers, timeout=timeout)),
-    ]
 
 
 def override(text: str) -> tuple[str, str]:

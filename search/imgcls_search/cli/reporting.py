@@ -21,7 +21,10 @@ def report(
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Retrain the steps from the first configuration to the winner.")
     ] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Use this many new seeds per step of --ablation.")] = 3,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", min=1, help="With --ablation: use this many new seeds per step; default: 3."),
+    ] = None,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,

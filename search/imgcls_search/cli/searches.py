@@ -28,7 +28,6 @@ from imgcls_search.cli.options import (
     override,
     read,
     study_files,
-    with_options,
 )
 from imgcls_search.cli.output import best_lines, echo, going_on, make_screens, print_json, print_table
 from imgcls_search.errors import NoResultError
@@ -87,8 +86,16 @@ def run(
 
     # Import torch in another process while this one reads the space and imports Optuna.
     processes.warm_up()
-    overrides = with_options(overrides, workers, timeout)
-    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
+    space = read(
+        space_file,
+        overrides,
+        data,
+        name,
+        skip_unreadable=skip_unreadable,
+        unlabeled=unlabeled,
+        workers=workers,
+        timeout=timeout,
+    )
     outcome = Search.of(space, str(space_file), studies, storage).run(make_screens(), cluster=cluster, extends=extend)
     raise typer.Exit(_conclude(outcome))
 
@@ -160,11 +167,14 @@ def replay(
         typer.Option("--seeds", min=2, help="Compare on this many random parts of the study, with 90 % intervals."),
     ] = None,
     share: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--share", min=0.01, max=1.0, help="With --seeds: put this share of the configurations into each part."
+            "--share",
+            min=0.01,
+            max=1.0,
+            help="With --seeds: put this share of the configurations into each part; default: 0.67.",
         ),
-    ] = 0.67,
+    ] = None,
     max_epochs: Annotated[
         int | None,
         typer.Option(

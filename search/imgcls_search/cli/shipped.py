@@ -10,7 +10,7 @@ import typer
 
 from imgcls_search.cli.options import AsJson
 from imgcls_search.cli.output import echo, print_json, print_table
-from imgcls_search.errors import UserError
+from imgcls_search.errors import UserError, refuse_idle
 from imgcls_search.words import argument
 
 
@@ -44,8 +44,7 @@ def spaces(
     from imgcls_search.space import shipped
 
     if action is None:
-        if output is not None or force:
-            raise UserError("--output and --force are for spaces copy, for example: imgcls-search spaces copy vit")
+        refuse_idle({"--output": output, "--force": force}, "without copy, as in: imgcls-search spaces copy vit")
         from imgcls_search.api.language import shipped_spaces
 
         found = shipped_spaces()

@@ -22,6 +22,7 @@ from imgcls_search.cli.options import (
     read,
 )
 from imgcls_search.cli.output import as_yaml, echo, make_screens, plain, print_json, print_table
+from imgcls_search.errors import refuse_idle
 from imgcls_search.image_size import shown
 from imgcls_search.words import argument, counted
 
@@ -43,7 +44,7 @@ def check(
     samples: Annotated[
         int, typer.Option("--samples", min=0, help="Build this many configurations; 0 only validates the file.")
     ] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Set the seed of the samples.")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Set the seed of the samples; default: 0.")] = None,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
@@ -59,13 +60,15 @@ def check(
     """
     from imgcls_search.api.checking import Checked
 
+    if not samples:
+        refuse_idle({"--seed": seed}, "together with --samples 0")
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     checked = Checked.of(space, studies)
     if not as_json:
         for line in [*(checked.images.lines() if checked.images is not None else ()), *checked.notes]:
             echo(line)
         _show_space(space, space_file)
-    checked = checked.with_survey(samples, seed, studies, make_screens(error=True))
+    checked = checked.with_survey(samples, seed or 0, studies, make_screens(error=True))
     if as_json:
         print_json(checked.to_dict())
         return

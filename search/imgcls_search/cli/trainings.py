@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +32,9 @@ from imgcls_search.measures import by_class, main_measure
 from imgcls_search.rounding import measured, pairs, rounded, spread
 from imgcls_search.words import counted, times
 
+if TYPE_CHECKING:
+    from imgcls_search.deploy.views import ViewsName
+
 
 class Portion(str, Enum):
     """Images that `train` trains on."""
@@ -55,8 +58,12 @@ def train(
     ],
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Train this many times, each with its own seed.")] = 1,
     on: Annotated[
-        Portion, typer.Option("--on", help="Train on the training images, or on the validation images too.")
-    ] = (Portion.train),
+        Portion | None,
+        typer.Option(
+            "--on",
+            help="Train on the training images (default), or on the validation images too; with folds, always on both.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write results to this folder; default: trained/NAME.")
     ] = None,
@@ -88,7 +95,7 @@ def train(
         unlabeled,
         skip_unreadable=skip_unreadable,
         seeds=seeds,
-        on="train" if on is Portion.train else "train+val",
+        on=None if on is None else on.value,
         out=out,
         studies=studies,
         storage=storage,
@@ -208,7 +215,16 @@ def evaluate(
     imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
     imgcls-search evaluate trained/best/seed-1.pt --tta mirror --corruptions
     """
-    from imgcls_search.api.trainings import by_severity, check_predictions, evaluation_as_dict, write_predictions
+    from imgcls_search.api.trainings import (
+        by_severity,
+        check_predictions,
+        evaluation_as_dict,
+        refuse_idle_with_folds,
+        write_predictions,
+    )
+
+    views: ViewsName = tta.value if tta is not None else "none"
+    refuse_idle_with_folds(split.value, data, skip_unreadable=skip_unreadable, corruptions=corruptions, tta=views)
     from imgcls_search.data import label_sets
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.evaluate import evaluate_weights
@@ -222,7 +238,7 @@ def evaluate(
         data=component_of_data(data),
         skip_unreadable=skip_unreadable,
         corruptions=corruptions,
-        tta=tta.value if tta is not None else "none",
+        tta=views,
         say=partial(echo, error=as_json),
     )
     if predictions is not None:
@@ -255,7 +271,9 @@ def evaluate(
 
 def confirm(
     study: StudyName,
-    top: Annotated[int, typer.Option("--top", min=1, help="Retrain this many of the best trials.")] = 3,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Retrain this many of the best trials; default: 3.")
+    ] = None,
     seeds: Annotated[
         int,
         typer.Option("--seeds", min=2, help="Use this many new seeds per trial, and as many more to score the winner."),

@@ -32,6 +32,10 @@ class Step:
     config: TrialConfig
 
 
+SEEDS = 3
+"""Number of new seeds per step, by default."""
+
+
 def ablate(
     files: StudyFiles,
     *,

@@ -12,7 +12,7 @@ from imgcls_search import terminal
 from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared, describe, label_sets
-from imgcls_search.errors import DataError, StudyError, UserError
+from imgcls_search.errors import DataError, StudyError, UserError, refuse_idle
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
@@ -33,6 +33,10 @@ from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.evaluation import Evaluation
+
+
+TOP = 3
+"""Number of the best trials to retrain, by default."""
 
 
 def refuse_untrained(metric: str, what: str) -> None:
@@ -118,7 +122,7 @@ class _Retraining:
 def confirm(
     files: StudyFiles,
     *,
-    top: int,
+    top: int | None,
     seeds: int,
     again: bool,
     watcher: TrainingWatcher,
@@ -138,11 +142,14 @@ def confirm(
     Raises:
         StudyError: there is no such study, another process works on it, or it was confirmed with other settings.
         NoResultError: no trial is complete and feasible, or a training failed.
+        UserError: `top` and `trial` are given.
     """
+    if trial is not None:
+        refuse_idle({"--top": top}, "together with --trial")
     record = study_data.load_with_images(files, data)
     for line in code_used.of_record(record):
         watcher.say(line)
-    chosen_from = _candidates(record, top, trial)
+    chosen_from = _candidates(record, top or TOP, trial)
     metric, direction = record.objectives[0]
     refuse_untrained(metric, "confirm")
     if pretrains and not any(each.candidate.config.needs_backbone for each in chosen_from):

@@ -45,7 +45,8 @@ def evaluate_weights(
     """Score a weights file on a split of its own data set, or of another one with some of its classes.
 
     Classes are matched by name. `all` uses every image, without splits; a split that comes with the data is used as it
-    is. Other splits are made as in the training: a moved folder gives the same splits.
+    is. Other splits are made as in the training: a moved folder gives the same splits. `folds` uses stored predictions,
+    and so none of the options.
 
     With `corruptions`, 15 corrupted versions of each image are scored too. `tta` names the views of an image whose
     logits are averaged. `say` gets notes for the user.
@@ -56,11 +57,6 @@ def evaluate_weights(
         UserError: an option has no use here, or the cache would be among the images.
     """
     if split == "folds":
-        if data is not None:
-            raise UserError("--split folds: uses the images that the trial was scored on; leave out --data")
-        if corruptions or tta != "none":
-            option = "--tta" if tta != "none" else "--corruptions"
-            raise UserError(f"--split folds: uses networks that are not kept; leave out {option}")
         return out_of_fold(weights)
     network, config, trained_on = read_network(weights)
     if corruptions and trained_on.has_several_labels:

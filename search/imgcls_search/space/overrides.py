@@ -9,6 +9,9 @@ from imgcls_search.signature import REQUIRED, Fields, Leaf, OneOf
 from imgcls_search.space.problems import Position, Report, printable
 from imgcls_search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, ScalarNode, read, value_of
 
+PLACED = ("--data ", "--unlabeled ")
+"""Beginnings of the origins of values that `with_data` puts into a file."""
+
 _TABLE = re.compile(r"(.+?\.(?:csv|tsv|parquet))(?::(.+))?", re.IGNORECASE | re.DOTALL)
 """The path of a table, and the root of its images if one is given."""
 
@@ -72,6 +75,9 @@ def with_value(root: MapNode, path: str, text: str, report: Report) -> MapNode:
     value = read(text, report, origin=position.origin, path=shown)
     if value is None:
         return root
+    if (origin := _origin_of(root, parts)).startswith(PLACED):
+        report.add(position, shown, f"is what {origin} gives; leave one of them out")
+        return root
     try:
         return _put(root, parts, value, position)
     except _BlockedError as blocked:
@@ -79,6 +85,15 @@ def with_value(root: MapNode, path: str, text: str, report: Report) -> MapNode:
             position, shown, f"{printable(blocked.path)} is {blocked.kind}, not a mapping; nothing can be set below it"
         )
         return root
+
+
+def _origin_of(node: Node, parts: list[str]) -> str:
+    """Return the command line option that a value comes from; empty if there is none, or no value."""
+    for part in parts:
+        if not isinstance(node, MapNode) or part not in node.values:
+            return ""
+        node = node.values[part]
+    return node.position.origin
 
 
 def _parts(path: str) -> list[str]:

@@ -311,7 +311,7 @@ def test_a_study_is_confirmed_otherwise_only_when_asked_again(
     for options in ((), ("--trial", str(trial))):
         assert here("report", STUDY, "-o", "page.html", *options, *moved).code == 0
         pages.append(Path("page.html").read_text())
-    assert "test split opened once" in pages[0]
+    assert "test split opened 3 times" in pages[0]
     assert f"confirm chose trial {1 - trial}: only its report has a test score" in pages[1]
 
 

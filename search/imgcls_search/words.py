@@ -1,6 +1,7 @@
 """Numbers with their words, and the words of commands that messages show."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 STUDIES = Path("studies")
@@ -21,3 +22,9 @@ def in_folder(studies: Path) -> str:
 def counted(word: str, count: int) -> str:
     """Return a number with its word: `1 image`, `2 classes`."""
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}{'es' if word.endswith('s') else 's'}"
+
+
+def first_of(texts: Sequence[str], most: int = 10) -> str:
+    """Return at most `most` texts, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

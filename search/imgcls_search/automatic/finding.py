@@ -161,10 +161,13 @@ def describe(made: Delivered, options: str) -> AutoFinding:
 
 
 def unfinished(record: Record, chosen: Trial) -> Unfinished | None:
-    """Return the best running or paused training, if its last score is better than the chosen trial's."""
+    """Return the best interrupted training, if its last score is better than the chosen trial's.
+
+    A pruner may never continue the trials that it paused, so none of them counts.
+    """
     metric, direction = record.objectives[0]
     sign = 1 if direction == "maximize" else -1
-    scored = [trial for trial in record.trials if trial.state in ("running", "paused") and metric in _last(trial)]
+    scored = [trial for trial in record.trials if trial.state == "running" and metric in _last(trial)]
     if not scored:
         return None
     leading = max(scored, key=lambda trial: sign * _last(trial)[metric])

@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from imgcls_search import atomic, digests
 from imgcls_search.config import Component
-from imgcls_search.data import arrays, fingerprint, label_sets
+from imgcls_search.data import arrays, label_sets
 from imgcls_search.data.arrays import Progress, Summaries
 from imgcls_search.data.decode import unreadable
 from imgcls_search.data.fingerprint import Prints
@@ -26,6 +25,7 @@ from imgcls_search.data.source import Source, Split
 from imgcls_search.data.stream import Streamed
 from imgcls_search.errors import BuildError, DataError, writing
 from imgcls_search.image_size import ImageSize, normal, sides
+from imgcls_search.words import first_of
 
 READABLE = "-test-is-readable"
 """Suffix of files that mark a test split as checked for unreadable images."""
@@ -249,12 +249,11 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
         return known
     broken = unreadable(source, "test", prepared.frame, progress)
     if broken and not source.skips_unreadable:
-        shown = ", ".join(broken[: arrays.SHOWN])
-        more = f" and {len(broken) - arrays.SHOWN} more" if len(broken) > arrays.SHOWN else ""
         is_cut = source.prints.seen == source.prints.whole
         when = " before the search, which remembers what images it had" if is_cut else ""
         raise DataError(
-            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {shown}{more}; "
+            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: "
+            f"{first_of(broken, arrays.SHOWN)}; "
             f"fix or remove them{when}"
         )
     with writing(mark, DataError):
@@ -276,19 +275,12 @@ def _read_mark(mark: Path) -> list[str] | None:
 def _streaming_source(prepared: Prepared) -> Source | None:
     if prepared.streamed_from is None:
         return None
-    with fingerprint.remembering(Path(prepared.folder).parent):
-        source = _described(json.dumps(prepared.streamed_from))
+    from imgcls_search.data import describe_once
+
+    origin = Component(path=f"data.{prepared.streamed_from['name']}", **prepared.streamed_from)
+    source = describe_once(origin, Path(prepared.folder).parent)
     _must_be(source, prepared)
     return source
-
-
-@lru_cache(maxsize=1)
-def _described(component: str) -> Source:
-    # Cached: workers ask for each job, and listing a large folder takes seconds.
-    from imgcls_search.data import describe
-
-    found = json.loads(component)
-    return describe(Component(path=f"data.{found['name']}", **found))
 
 
 def _must_be(source: Source, prepared: Prepared) -> None:

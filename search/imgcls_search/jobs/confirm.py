@@ -327,13 +327,7 @@ def _open_test(
     portion: Portion = "train+val" if data.folds else "train"
     opening = Opening(by="confirm", at=now(), seeds=seeds, portion=portion, trial=found["chosen"])
     component = record.by_number[found["chosen"]].candidate.config.component("data")
-    changed = study_data.look_for_other_test(
-        component, Path(data.folder).parent, record.fact("data"), f"study {files.name!r} began"
-    )
-    if changed is not None:
-        opening["test_changed"] = changed[0]
-        watcher.say(changed[1])
-    record.append_fact("test_openings", opening)
+    study_data.note_opening(record, opening, component, Path(data.folder).parent, watcher.say)
     found_by: list[Evaluation] = []
     for seed in seeds:
         network, config, known = read_network(weights_path(files, found["chosen"], seed, portion, pretrains=pretrains))

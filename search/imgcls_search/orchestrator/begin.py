@@ -35,9 +35,8 @@ from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.orchestrator.tracking import tracked
 from imgcls_search.signature import build
 from imgcls_search.space import Space
-from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.draws import random_configs
 from imgcls_search.strategy.samplers import SAMPLERS
-from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study import requests
 from imgcls_search.study.address import Address
@@ -284,17 +283,13 @@ def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]
 
 
 def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
-    for config in _draws(space, count):
+    for config in random_configs(space, count):
         yield config, InputShape.of(config.section("image"), num_classes)
-
-
-def _draws(space: Space, count: int) -> Iterator[TrialConfig]:
-    return (draw_random(View(space, [], [], 0), number, 0).config for number in range(count))
 
 
 def _pretraining_draws(space: Space) -> Iterator[TrialConfig]:
     """Yield random configurations if the space has any pretraining."""
-    return _draws(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
+    return random_configs(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
 
 
 def fetch_weights(

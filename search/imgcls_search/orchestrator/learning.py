@@ -26,7 +26,7 @@ from imgcls_search.study.files import StudyFiles, find_study, study_names
 from imgcls_search.study.glance import Glance, glance
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
-from imgcls_search.words import counted
+from imgcls_search.words import counted, first_of
 
 KEY = "study.learn_from"
 
@@ -63,9 +63,9 @@ def learn(space: Space, files: StudyFiles, say: Callable[[str], None]) -> list[L
     found = reader.read_all() if isinstance(asked, str) else reader.read_named(asked)
     if found:
         names = [f"{fact['study']} ({counted('trial', len(fact['rows']))})" for fact in found]
-        say(f"learns from {len(found)} earlier stud{'y' if len(found) == 1 else 'ies'}: {_shown(names)}")
+        say(f"learns from {len(found)} earlier stud{'y' if len(found) == 1 else 'ies'}: {first_of(names, SHOWN)}")
     if reader.left_out:
-        say(f"does not learn from {_shown([f'{name}: {why}' for name, why in reader.left_out.items()])}")
+        say(f"does not learn from {first_of([f'{name}: {why}' for name, why in reader.left_out.items()], SHOWN)}")
     return found
 
 
@@ -90,7 +90,7 @@ def note_of_change(record: Record, space: Space) -> str | None:
     if then is None or _plain(then) == _plain(now):
         return None
     names = [fact["study"] for fact in record.facts.get("learned", [])]
-    learned = f"from {_shown(names)}" if names else "nothing"
+    learned = f"from {first_of(names, SHOWN)}" if names else "nothing"
     return f"{KEY}: decides at the beginning of a study; this one learned {learned}, and learns nothing now"
 
 
@@ -273,8 +273,3 @@ def _numbers(version: str) -> list[int]:
 
 def _plain(asked: Any) -> Any:
     return asked if isinstance(asked, str) else list(asked)
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from imgcls_search.config import Scalar
 from imgcls_search.space import Parameter, Space
 from imgcls_search.strategy.encoding import CHOICE_SCALE, MISSING, Encoding, place_of
-from imgcls_search.strategy.surrogate import matern
+from imgcls_search.strategy.surrogate import matern, squared_distances
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,10 +122,10 @@ class Expectation:
 
         chosen = rows[:, self.columns] / self.scale
         explained = solve_triangular(self.factor[0], (1 - NOISE) * self._likeness(rows[:, self.columns]).T, lower=True)
-        return np.asarray((1 - NOISE) * matern(_squares(chosen, chosen)) - explained.T @ explained)
+        return np.asarray((1 - NOISE) * matern(squared_distances(chosen, chosen)) - explained.T @ explained)
 
     def _likeness(self, rows: Array) -> Array:
-        return matern(_squares(rows / self.scale, self.rows / self.scale))
+        return matern(squared_distances(rows / self.scale, self.rows / self.scale))
 
 
 class Knowledge:
@@ -188,7 +188,7 @@ class Knowledge:
         points = self.pool[promising]
         rows = self.encoding.rows_at(points)
         scale = 0.5 * math.sqrt(max(rows.shape[1], 1) / 3)
-        other = OTHERNESS * matern(_squares(rows / scale, rows / scale))
+        other = OTHERNESS * matern(squared_distances(rows / scale, rows / scale))
         rng = np.random.default_rng([self.seed, 13])
         count = max(4, DRAWS // len(self.expectations))
         _, spread = self._scale
@@ -258,13 +258,6 @@ def normal_scores(standings: Sequence[tuple[float, float]]) -> Array:
     order = {standing: place for place, standing in enumerate(sorted(set(standings)))}
     ranks = rankdata([order[standing] for standing in standings])
     return np.asarray(ndtri((ranks - 0.5) / len(standings)))
-
-
-def _squares(a: Array, b: Array) -> Array:
-    """Return the squared distances between rows."""
-    import numpy as np
-
-    return np.asarray(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
 
 
 def _few(scores: Array) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from imgcls_search.errors import BuildError
 from imgcls_search.models.anatomy import Anatomy
-from imgcls_search.models.heads import dropout_before
+from imgcls_search.models.heads import dropout_before, replace_head
 
 
 class Learner(nn.Module):
@@ -47,8 +47,7 @@ def without_head(model: nn.Module, path: str) -> nn.Module:
         raise BuildError(path, "this family does not say where its head is, so it cannot be pretrained")
     if (dropout := dropout_before(model)) is not None:
         dropout.p = 0.0
-    parent, _, name = anatomy.head.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.Identity())
+    replace_head(model, nn.Identity())
     return model
 
 

@@ -15,10 +15,10 @@ from torch import nn
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Augment, Moment, Prepared, load
-from imgcls_search.data.features import Floats, computing, folder_beside, kept
+from imgcls_search.data.features import Floats, computing, finished, folder_beside, kept
 from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.models import pretrained
-from imgcls_search.models.anatomy import Anatomy
+from imgcls_search.models.heads import replace_head
 from imgcls_search.training.device import move
 from imgcls_search.training.images import EVALUATION_BATCH, ImageSet, in_order
 from imgcls_search.worker import image_sets, networks, start_weights
@@ -69,10 +69,7 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
     data = start_weights.with_normalisation(config, data)
     model = networks.build_own_model(config, data.shape)
     pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
-    anatomy = model.anatomy
-    assert isinstance(anatomy, Anatomy), "weights are found by it"
-    parent, _, name = anatomy.head.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.Identity())
+    replace_head(model, nn.Identity())
     model = model.eval().requires_grad_(False)
     digest = digest_of(model)
     model = move(model, device)
@@ -87,7 +84,12 @@ def features_of(
     Raises:
         DataError: the images are gone, or the cache cannot be written.
     """
-    return _told(computing(cache, made_from(found, split), lambda: _steps(found, split)), progress)
+
+    def tell(step: tuple[int, int] | None) -> None:
+        if step is not None and progress is not None:
+            progress(*step)
+
+    return finished(computing(cache, made_from(found, split), lambda: _steps(found, split)), tell)
 
 
 def kept_of(
@@ -154,7 +156,7 @@ def _steps(found: Backbone, split: Literal["train", "val"], view: View | None = 
 
 def compute(found: Backbone, images: ImageSet, progress: Progress | None = None) -> Floats:
     """Return the features of some images, [N, D], without storing them."""
-    return _told(compute_in_steps(found, images), progress)
+    return finished(compute_in_steps(found, images), lambda step: progress(*step) if progress is not None else None)
 
 
 def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None) -> Steps:
@@ -180,17 +182,6 @@ def _augmented(pixels: torch.Tensor, index: torch.Tensor, view: View, done: int)
 
 BATCH = EVALUATION_BATCH // 4
 """Images per step: few enough to notice a stop soon, enough to be fast."""
-
-
-def _told(steps: Generator[Any, None, Floats], progress: Progress | None) -> Floats:
-    def whole() -> Generator[Any, None, None]:
-        found.append((yield from steps))
-
-    found: list[Floats] = []
-    for step in whole():
-        if step is not None and progress is not None:
-            progress(*step)
-    return found[0]
 
 
 def digest_of(model: nn.Module) -> str:

@@ -29,10 +29,10 @@ from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.models import heads
 from imgcls_search.models.cost import images_within
 from imgcls_search.orchestrator import study_data
+from imgcls_search.probabilities import sigmoid
 from imgcls_search.space import dump
 from imgcls_search.training.device import move
 from imgcls_search.training.evaluation import predict
-from imgcls_search.training.metrics_several import sigmoid
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.features import kept_of
 

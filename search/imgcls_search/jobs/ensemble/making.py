@@ -27,9 +27,10 @@ from imgcls_search.jobs.ensemble.library import (
 )
 from imgcls_search.jobs.ensemble.picking import Picked, pick
 from imgcls_search.orchestrator import study_data
+from imgcls_search.probabilities import sigmoid
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training import checkpoint
-from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
+from imgcls_search.training.metrics_several import choose_thresholds
 from imgcls_search.worker import networks
 from imgcls_search.worker.finish import LATENCY_IMAGES, find_artifact
 from imgcls_search.worker.networks import Member

@@ -18,10 +18,10 @@ from imgcls_search.data.decode import THREADS, decode_in, unlimited_pillow
 from imgcls_search.data.image import Frame
 from imgcls_search.data.inventory import Inventory
 from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, Progress
+from imgcls_search.probabilities import softmax
 from imgcls_search.space import parse
 from imgcls_search.training.device import available_devices
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.metrics import softmax
 from imgcls_search.training.probe import fit_linear
 from imgcls_search.worker import features
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.data.chosen import Chosen
+from imgcls_search.probabilities import softmax
 from imgcls_search.training.evaluation import predict
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import fit
-from imgcls_search.training.metrics import softmax
 from imgcls_search.worker import pipeline
 
 Numbers = npt.NDArray[np.int64]

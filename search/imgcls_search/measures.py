@@ -172,6 +172,11 @@ def by_class(metrics: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str
     return together, single
 
 
+def sign_of(direction: str) -> int:
+    """Return 1 if larger values are better (`maximize`), -1 if smaller ones are."""
+    return 1 if direction == "maximize" else -1
+
+
 def is_number(value: Any) -> bool:
     """Tell whether a value that a file holds is a finite number."""
     # `math.isfinite` fails for whole numbers too large for a float.

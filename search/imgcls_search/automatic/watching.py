@@ -117,7 +117,7 @@ def _baseline(record: Record) -> Trial | None:
     first = record.trials[0]
     if first.is_open:
         return None
-    done = [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
+    done = best.feasible(record)
     return first if first in done else min(done, key=lambda trial: trial.number, default=None)
 
 

@@ -15,7 +15,7 @@ from imgcls_search.data.image import Fill, Fit, Frame
 from imgcls_search.data.opening import reopened
 from imgcls_search.data.pixel_budget import PixelBudget
 from imgcls_search.data.source import Source, Split
-from imgcls_search.errors import DataError
+from imgcls_search.errors import DataError, one_line
 from imgcls_search.image_size import ImageSize, sides
 
 if TYPE_CHECKING:
@@ -302,4 +302,4 @@ def reason(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

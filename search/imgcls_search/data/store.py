@@ -65,8 +65,7 @@ def prepare(
         raise BuildError("image.channels", f"{channels} is not allowed; allowed: 1, 3")
     frame = Frame(size=normal(image_size), channels=channels, fit=fit, fill=fill, margin=margin)
     folder = cache.expanduser().resolve() / _seen_key(source, frame)
-    needed = arrays.num_bytes(source, ("train", "val"), frame)
-    is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
+    is_streamed = _exceeds(folder, source, ("train", "val"), frame, most_bytes)
     if is_streamed:
         assert origin is not None, "who sets a bound tells where to read again"
         folder = folder.with_name(f"{folder.name}{STREAMED}")
@@ -181,7 +180,6 @@ def open_all(
     frame: Frame,
     cache: Path,
     most_bytes: float = math.inf,
-    progress: Progress | None = None,
 ) -> list[Images]:
     """Decode the images of all splits, including the sealed one, and return the non-empty splits.
 
@@ -191,7 +189,7 @@ def open_all(
         DataError: images cannot be read, or the cache cannot be written.
     """
     splits: list[Split] = [split for split in ("train", "val", "test") if source.names[split]]
-    folder, summaries, reader = _keep_all(source, splits, frame, cache, most_bytes, progress)
+    folder, summaries, reader = _keep_all(source, splits, frame, cache, most_bytes, None)
     counts = {split: summaries[split].get("count", len(source.names[split])) for split in splits}
     return [_load(folder, split, counts[split], frame, reader) for split in splits]
 
@@ -228,11 +226,16 @@ def _keep_all(
 ) -> tuple[Path, Summaries, Source | None]:
     """Return the folder and summaries of some splits, and the source if no pixels are stored."""
     folder = cache.expanduser().resolve() / f"{_key(source, frame)}-all"
-    needed = arrays.num_bytes(source, splits, frame)
-    is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
+    is_streamed = _exceeds(folder, source, splits, frame, most_bytes)
     if is_streamed:
         folder = folder.with_name(f"{folder.name}{STREAMED}")
     return folder, _ensure(folder, source, splits, frame, progress), source if is_streamed else None
+
+
+def _exceeds(folder: Path, source: Source, splits: Sequence[Split], frame: Frame, most_bytes: float) -> bool:
+    """Tell whether the pixels of some splits, which are not stored yet, would make the cache too large."""
+    needed = arrays.num_bytes(source, splits, frame)
+    return not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
 
 
 def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> list[str]:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from imgcls_search.protocol import (
+    Continue,
     Event,
     Failed,
-    GoOn,
     Held,
-    Hold,
     Job,
     Message,
     MilestoneReached,
+    Pause,
     Stop,
     Stopped,
     WorkerDied,
@@ -46,13 +46,13 @@ class Slot:
     def hold(self) -> None:
         """Ask the worker to pause between two steps; it replies, unless its job ends first."""
         self.is_held = True
-        self.tell(Hold())
+        self.tell(Pause())
 
     def go_on(self) -> None:
         """Let a worker that was held continue."""
         if self.is_held:
             self.is_held = self.is_resting = False
-            self.tell(GoOn())
+            self.tell(Continue())
 
     def note(self, event: Event) -> None:
         """Update the slot's state from a worker event."""

@@ -62,8 +62,6 @@ def compare_backbones(
     root: Path,
     progress: Progress,
     say: Callable[[str], None] | None = None,
-    *,
-    seed: int = 0,
 ) -> tuple[list[Probed], list[Failed]]:
     """Score configurations of pretrained networks, best first; cache features below `root` for later calls.
 
@@ -80,16 +78,16 @@ def compare_backbones(
         )
         say = None
         try:
-            found.append(_probe(config, data, root, device, progress, seed))
+            found.append(_probe(config, data, root, device, progress))
         except (BuildError, CheckpointError) as error:
             failed.append(Failed(model=config.to_dict()["model"], reason=str(error)))
     return sorted(found, key=lambda each: -each.linear_accuracy), failed
 
 
-def _probe(config: TrialConfig, data: Prepared, root: Path, device: str, progress: Progress, seed: int) -> Probed:
+def _probe(config: TrialConfig, data: Prepared, root: Path, device: str, progress: Progress) -> Probed:
     name = next(iter(config.to_dict()["model"].values())).get("name") or config.component("model").name
     started = time.perf_counter()
-    backbone = features.backbone(config, data, device)
+    backbone = features.frozen_network(config, data, device)
 
     def show(split: str) -> features.Progress:
         return lambda done, of: progress(f"{name}: features of {split} images", done, of)
@@ -98,7 +96,7 @@ def _probe(config: TrialConfig, data: Prepared, root: Path, device: str, progres
     asked = features.features_of(backbone, "val", feature_cache(root), show("val"))
     computed = time.perf_counter()
     labels, truth = load(data, "train").labels, load(data, "val").labels
-    head = fit_linear(known, labels, len(data.classes), seed)
+    head = fit_linear(known, labels, len(data.classes), seed=0)
     scores = score(head.logits(asked), truth)
     nearest = predict_by_neighbours(known, labels, asked)
     cost = measuring.count(config.component("model"), data.shape)

@@ -18,7 +18,7 @@ from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
-from imgcls_search.measures import ALWAYS, OF_FEATURES
+from imgcls_search.measures import ALWAYS, OF_FEATURES, sign_of
 from imgcls_search.orchestrator import code_used, named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.backbones import Backbone
 from imgcls_search.protocol import Job, Portion
@@ -27,7 +27,7 @@ from imgcls_search.study.activity import shown_state
 from imgcls_search.study.facts import Opening
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.study.result_facts import Choice, Confirmation, RankedTrial, SpreadOfSeeds, TestScores
+from imgcls_search.study.result_facts import ChoiceBySeeds, Confirmation, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.trial import MEASURED, SIZES, Trial
 from imgcls_search.words import counted
 
@@ -169,7 +169,7 @@ def confirm(
             pretrains=pretrains,
         )
         retraining.compare_weights(chosen_from)
-        found = _choose(retraining, chosen_from, seeds, 1 if direction == "maximize" else -1)
+        found = _choose(retraining, chosen_from, seeds, sign_of(direction))
         chosen = record.by_number[found["chosen"]]
         images = retraining.data(chosen)
         if images.folds:
@@ -274,7 +274,7 @@ def _known(known: Confirmation, trials: Sequence[int], seeds: int, *, pretrains:
     return known
 
 
-def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: int) -> Choice:
+def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: int) -> ChoiceBySeeds:
     drawn = fresh_seeds(retraining.record, 2 * seeds)
     choosing, fresh = drawn[:seeds], drawn[seeds:]
     retraining.trainer.watcher.say(
@@ -314,7 +314,13 @@ def _rank(trial: Trial, scores: Mapping[int, Sequence[float]], chosen: Trial) ->
 
 
 def _open_test(
-    record: Record, files: StudyFiles, found: Choice, data: Prepared, watcher: TrainingWatcher, *, pretrains: bool
+    record: Record,
+    files: StudyFiles,
+    found: ChoiceBySeeds,
+    data: Prepared,
+    watcher: TrainingWatcher,
+    *,
+    pretrains: bool,
 ) -> TestScores:
     """Score the winner's new trainings on the test split; record the opening first."""
     from dataclasses import replace

@@ -74,7 +74,7 @@ class Backbone:
         return {**known, **more}  # type: ignore[typeddict-item]
 
 
-class Store:
+class BackboneStore:
     """The folder of pretrained networks."""
 
     def __init__(self, root: Path) -> None:
@@ -167,7 +167,7 @@ class Store:
 
 
 @dataclass(kw_only=True)
-class Needs:
+class BackboneFinder:
     """Finds the pretrained networks that configurations need."""
 
     helper: Helper
@@ -278,7 +278,7 @@ def _without_source(pretrain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {key: value for key, value in args.items() if key != "teacher"}}
 
 
-def job_of(backbone: Backbone, store: Store, number: int, *, micro_batches: int = 1) -> Job:
+def job_of(backbone: Backbone, store: BackboneStore, number: int, *, micro_batches: int = 1) -> Job:
     """Return the job that makes a network, or resumes an interrupted one."""
     return Job(
         trial=number,

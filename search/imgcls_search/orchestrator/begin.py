@@ -25,7 +25,7 @@ from imgcls_search.orchestrator import (
     teachers,
     weights_used,
 )
-from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
+from imgcls_search.orchestrator.backbones import BackboneFinder, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline
 from imgcls_search.orchestrator.engines import cluster_engine, local_engine
@@ -125,7 +125,7 @@ def run(
             watcher.say(line)
         known = record.facts.get("teachers", {}) if record is not None else {}
         taught_by = teachers.settle(space, files, data, helper, known)
-        pretrained = Needs(
+        pretrained = BackboneFinder(
             helper=helper,
             seed=settings.seed,
             teacher_of=lambda alone: teachers.path_of(alone, files, taught_by),
@@ -173,7 +173,7 @@ def _search(search: Search, executor: MeteredExecutor, record: Record, files: St
     except NoResultError:
         write_note(record)
         raise
-    executor.passed("idle")
+    executor.count_time("idle")
     executor.save()
     _tell_pending(record, watcher)
     # From now on nobody works on the study.
@@ -250,15 +250,15 @@ def _shown_in_all(data: Prepared) -> set[int]:
     return set.intersection(*(label_sets.seen(labels[items]) for items in places(data.folds, len(train))))
 
 
-def _look_at_unlabeled(space: Space, needs: Needs, watcher: Watcher) -> None:
+def _look_at_unlabeled(space: Space, finder: BackboneFinder, watcher: Watcher) -> None:
     """Decode the images that random draws pretrain on, and report notes about them.
 
     Raises:
         DataError: they are missing, damaged or too few.
     """
     for config in _pretraining_draws(space):
-        needs.of(config, needs.helper.prepare(config))
-    for line in needs.lines:
+        finder.of(config, finder.helper.prepare(config))
+    for line in finder.lines:
         watcher.say(line)
 
 
@@ -276,13 +276,13 @@ def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> Study
 def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]:
     """Return the estimated peak memory in training, bytes, of random draws that can be built."""
     needs = []
-    for config, shape in _random_configs(space, PACKING_DRAWS, num_classes):
+    for config, shape in _configs_with_shapes(space, PACKING_DRAWS, num_classes):
         with contextlib.suppress(BuildError):
             needs.append(helper.measure(config, shape)["memory"])
     return needs or [0.0]
 
 
-def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
+def _configs_with_shapes(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
     for config in random_configs(space, count):
         yield config, InputShape.of(config.section("image"), num_classes)
 
@@ -312,7 +312,7 @@ def fetch_weights(
             told.add(line)
             say(line)
 
-    for config, shape in _random_configs(space, WEIGHTS_DRAWS, num_classes):
+    for config, shape in _configs_with_shapes(space, WEIGHTS_DRAWS, num_classes):
         if config.digest("model", "image") not in seen:
             seen.add(config.digest("model", "image"))
             with contextlib.suppress(BuildError):

@@ -41,7 +41,7 @@ PROMISING = 400
 DRAWS = 128
 """Random draws of their possible scores, over all studies."""
 
-OTHERNESS = 0.2
+DIFFERENCE_VARIANCE = 0.2
 """Variance of the difference between another task and a study, where the total variance is 1."""
 
 MOST_TRIALS = 100
@@ -76,7 +76,7 @@ class EarlierStudy:
     trials: Sequence[EarlierTrial]
 
 
-class Expectation:
+class StudyPredictor:
     """Predictions of one earlier study for configurations: above 0 means better than most."""
 
     def __init__(self, encoding: Encoding, study: EarlierStudy) -> None:
@@ -134,8 +134,8 @@ class Knowledge:
     def __init__(self, space: Space, studies: Sequence[EarlierStudy], seed: int) -> None:
         """`seed` decides which random configurations are considered."""
         self.encoding = Encoding(space)
-        found = [Expectation(self.encoding, study) for study in studies if len(study.trials) > 1]
-        self.expectations = [each for each in found if each.says_anything]
+        found = [StudyPredictor(self.encoding, study) for study in studies if len(study.trials) > 1]
+        self.predictors = [each for each in found if each.says_anything]
         self.seed = seed
         self.known: dict[int, Array] = {}
         """Predictions of each study for the search's own trials, by number."""
@@ -188,12 +188,12 @@ class Knowledge:
         points = self.pool[promising]
         rows = self.encoding.rows_at(points)
         scale = 0.5 * math.sqrt(max(rows.shape[1], 1) / 3)
-        other = OTHERNESS * matern(squared_distances(rows / scale, rows / scale))
+        other = DIFFERENCE_VARIANCE * matern(squared_distances(rows / scale, rows / scale))
         rng = np.random.default_rng([self.seed, 13])
-        count = max(4, DRAWS // len(self.expectations))
+        count = max(4, DRAWS // len(self.predictors))
         _, spread = self._scale
         found = []
-        for index, each in enumerate(self.expectations):
+        for index, each in enumerate(self.predictors):
             covariance = each.covariance(rows) / spread[index] ** 2 + other
             draws = _root(covariance) @ rng.standard_normal((len(points), count))
             found.append(self.expected[promising, index][:, None] + draws)
@@ -204,7 +204,7 @@ class Knowledge:
         import numpy as np
 
         together = np.argsort(-self.expected.mean(axis=1), kind="stable")[: PROMISING // 4]
-        share = max(10, 3 * PROMISING // 4 // len(self.expectations))
+        share = max(10, 3 * PROMISING // 4 // len(self.predictors))
         alone = np.argsort(-self.expected, axis=0, kind="stable")[:share]
         return np.unique(np.concatenate([together, alone.ravel()]))
 
@@ -233,7 +233,7 @@ class Knowledge:
         import numpy as np
 
         rows = self.encoding.rows_at(points)
-        return np.stack([each.predict(points, rows) for each in self.expectations], axis=1)
+        return np.stack([each.predict(points, rows) for each in self.predictors], axis=1)
 
 
 def _root(covariance: Array) -> Array:

@@ -69,7 +69,7 @@ def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(before, widths[-1]))
 
 
-class Contrast(nn.Module):
+class ContrastiveLoss(nn.Module):
     """NT-Xent (Chen et al. 2020): find the other view of an image among all views in a batch."""
 
     def __init__(self, temperature: float) -> None:
@@ -91,7 +91,7 @@ class Contrast(nn.Module):
             return functional.cross_entropy(near, others)
 
 
-class Imitation(nn.Module):
+class ImitationLoss(nn.Module):
     """The cosine distance between projections and a teacher's features, standardised to mean 0 and deviation 1."""
 
     mean: Tensor

@@ -31,7 +31,7 @@ Steps = Generator[tuple[int, int], None, Floats]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone:
+class FrozenNetwork:
     """A pretrained network without its last layer, in evaluation mode."""
 
     network: nn.Module
@@ -45,7 +45,7 @@ class Backbone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class AugmentedView:
     """One augmented version of every training image."""
 
     number: int
@@ -54,7 +54,7 @@ class View:
     """The augmentation as text, which together with the number determines the images."""
 
 
-def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
+def frozen_network(config: TrialConfig, data: Prepared, device: str) -> FrozenNetwork:
     """Build the network of a configuration with its pretrained weights, and remove its head.
 
     Raises:
@@ -73,11 +73,11 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
     model = model.eval().requires_grad_(False)
     digest = digest_of(model)
     model = move(model, device)
-    return Backbone(network=model, data=data, digest=digest, device=device)
+    return FrozenNetwork(network=model, data=data, digest=digest, device=device)
 
 
 def features_of(
-    found: Backbone, split: Literal["train", "val"], cache: Path, progress: Progress | None = None
+    found: FrozenNetwork, split: Literal["train", "val"], cache: Path, progress: Progress | None = None
 ) -> Floats:
     """Return the features of a split, [N, D], computed once for all processes.
 
@@ -104,7 +104,7 @@ def kept_of(
     if not cache.is_dir() or not pretrained.is_wanted(config.component("model")):
         return None
     try:
-        found = backbone(config, data, device)
+        found = frozen_network(config, data, device)
     # The weights are gone.
     except SearchError:
         return None
@@ -114,7 +114,9 @@ def kept_of(
     return kept(cache, made_from(found, split))
 
 
-def made_from(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> dict[str, Any]:
+def made_from(
+    found: FrozenNetwork, split: Literal["train", "val"], view: AugmentedView | None = None
+) -> dict[str, Any]:
     """Return everything that determines the features of a split."""
     data = found.data
     origin: dict[str, Any] = {
@@ -132,11 +134,11 @@ def made_from(found: Backbone, split: Literal["train", "val"], view: View | None
 
 
 def features_in_steps(
-    found: Backbone,
+    found: FrozenNetwork,
     split: Literal["train", "val"],
     cache: Path,
     *,
-    view: View | None = None,
+    view: AugmentedView | None = None,
     most_bytes: float,
 ) -> Generator[tuple[int, int] | None, None, Floats]:
     """Like `features_of`, but yield the images done and the total; None while another process computes the same.
@@ -148,18 +150,18 @@ def features_in_steps(
     return (yield from computing(cache, origin, lambda: _steps(found, split, view), most_bytes=most_bytes))
 
 
-def _steps(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> Steps:
+def _steps(found: FrozenNetwork, split: Literal["train", "val"], view: AugmentedView | None = None) -> Steps:
     # Augmentation cuts from the margin; without it, the images have no margin.
     images = load(found.data, split, whole=view is not None)
     return (yield from compute_in_steps(found, image_sets.on_device(images, found.data, found.device), view))
 
 
-def compute(found: Backbone, images: ImageSet, progress: Progress | None = None) -> Floats:
+def compute(found: FrozenNetwork, images: ImageSet, progress: Progress | None = None) -> Floats:
     """Return the features of some images, [N, D], without storing them."""
     return finished(compute_in_steps(found, images), lambda step: progress(*step) if progress is not None else None)
 
 
-def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None) -> Steps:
+def compute_in_steps(found: FrozenNetwork, images: ImageSet, view: AugmentedView | None = None) -> Steps:
     """Like `compute`, but yield the images done and the total."""
     done, parts = 0, []
     for index, pixels, _ in images.batches(in_order(images, batch=BATCH)):
@@ -173,7 +175,7 @@ def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None
     return values
 
 
-def _augmented(pixels: torch.Tensor, index: torch.Tensor, view: View, done: int) -> torch.Tensor:
+def _augmented(pixels: torch.Tensor, index: torch.Tensor, view: AugmentedView, done: int) -> torch.Tensor:
     # The numbers do not depend on the trial that computes first, and leave its generator unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(view.number * 1_000_003 + done)

@@ -20,7 +20,7 @@ from imgcls_search.executors.helper import image_cache
 from imgcls_search.image_size import by
 from imgcls_search.jobs.confirm import refuse_untrained
 from imgcls_search.jobs.export import complete_trial
-from imgcls_search.measures import CORRUPTION
+from imgcls_search.measures import CORRUPTION, sign_of
 from imgcls_search.orchestrator import study_data
 from imgcls_search.probabilities import probabilities_of
 from imgcls_search.study import best
@@ -105,7 +105,7 @@ class Library:
     @property
     def sign(self) -> int:
         """1 if larger values are better, else -1."""
-        return 1 if self.record.objectives[0][1] == "maximize" else -1
+        return sign_of(self.record.objectives[0][1])
 
     @property
     def winner_config(self) -> TrialConfig:

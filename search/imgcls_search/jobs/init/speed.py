@@ -121,7 +121,7 @@ def _mean(speeds: Sequence[Speed]) -> Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class _TimedJob:
     name: str
     config: TrialConfig
     data: Prepared
@@ -130,7 +130,7 @@ class _Job:
 
 def _jobs(
     networks: Sequence[Network], sizes: Sequence[ImageSize], source: Source, folder: Path, channels: int
-) -> list[_Job]:
+) -> list[_TimedJob]:
     jobs = []
     few = _few(source)
     for network, size in zip(networks, sizes, strict=True):
@@ -142,7 +142,7 @@ def _jobs(
             # Damaged images and similar problems are reported elsewhere.
             continue
         jobs.append(
-            _Job(
+            _TimedJob(
                 name=network.key,
                 config=network.config(size, taken, batch=TRAIN_IMAGES // 2, several=source.has_several_labels),
                 data=data,
@@ -174,7 +174,7 @@ def _few(source: Source) -> Source:
     )
 
 
-def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: float) -> None:
+def _time_all(connection: Connection, jobs: Sequence[_TimedJob], device: str, ends: float) -> None:
     """Time trainings one after the other, and send each result immediately."""
     from imgcls_search.training.device import settle_in
 
@@ -184,7 +184,7 @@ def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: f
         connection.send((job.name, _time(job, device, time.monotonic() + 0.9 * share)))
 
 
-def _time(job: _Job, device: str, ends: float) -> Speed:
+def _time(job: _TimedJob, device: str, ends: float) -> Speed:
     from imgcls_search.training.evaluation import predict
     from imgcls_search.training.loop import train_epoch
     from imgcls_search.worker import image_sets, pipeline

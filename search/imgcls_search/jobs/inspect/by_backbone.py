@@ -49,7 +49,7 @@ def judging_by_backbone(
         config = parse(text, catalog(), source="--model", overrides=[("study.name", "unnamed")]).config()
         labels = images.labels[numbers]
         device = available_devices("auto")[0]
-        backbone = features.backbone(config, _data(images, frame, labels), device)
+        backbone = features.frozen_network(config, _data(images, frame, labels), device)
         pixels: Any = Decoded(images, numbers, frame)
         shown = ImageSet(pixels=pixels, labels=labels, mean=backbone.data.mean, std=backbone.data.std, device=device)
         name = model[next(iter(model))].get("name", next(iter(model)))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from imgcls_search import atomic, digests
 from imgcls_search.config import Component
 from imgcls_search.data import arrays, label_sets
-from imgcls_search.data.arrays import Progress, Summaries
+from imgcls_search.data.arrays import Summaries
 from imgcls_search.data.decode import unreadable
 from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.image import Fill, Fit, Frame
@@ -25,6 +25,7 @@ from imgcls_search.data.source import Source, Split
 from imgcls_search.data.stream import Streamed
 from imgcls_search.errors import BuildError, DataError, writing
 from imgcls_search.image_size import ImageSize, normal, sides
+from imgcls_search.progress import Progress
 from imgcls_search.words import first_of
 
 READABLE = "-test-is-readable"

@@ -28,10 +28,10 @@ from imgcls_search.data.store import load, open_pool
 from imgcls_search.data.stream import Streamed
 from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.errors import DataError
+from imgcls_search.progress import Progress
 from imgcls_search.signature import Arg, build
 from imgcls_search.words import counted
 
-Progress = Callable[[int, int], None]
 Pixels = npt.NDArray[np.uint8] | Streamed | Chosen
 
 DRAW_SEED = (0, 3)

@@ -21,6 +21,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.data.unlabeled import look_for_unlabeled
 from imgcls_search.errors import StudyError, writing
 from imgcls_search.executors.helper import Helper, backbone_cache
+from imgcls_search.progress import Progress
 from imgcls_search.protocol import Job, Portion
 from imgcls_search.study.facts import KnownBackbone
 from imgcls_search.study.record import Record
@@ -177,7 +178,7 @@ class BackboneFinder:
     teacher_of: Callable[[TrialConfig], str | None]
     """Returns the weights file that a pretraining imitates."""
 
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     known: dict[tuple[str, int | None, int], Backbone] = field(default_factory=dict)
     prints: dict[tuple[str, int, int | None], str] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)

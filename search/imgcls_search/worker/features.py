@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +19,10 @@ from imgcls_search.data.features import Floats, computing, finished, folder_besi
 from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.models import pretrained
 from imgcls_search.models.heads import replace_head
+from imgcls_search.progress import Progress
 from imgcls_search.training.device import move
 from imgcls_search.training.images import EVALUATION_BATCH, ImageSet, in_order
 from imgcls_search.worker import image_sets, networks, start_weights
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the total."""
 
 Steps = Generator[tuple[int, int], None, Floats]
 """Yields the number of images done and the total, and returns the features."""

@@ -23,6 +23,7 @@ from imgcls_search.data.features import computing, folder_beside
 from imgcls_search.data.unlabeled import Unlabeled, open_unlabeled
 from imgcls_search.errors import BuildError, CheckpointError, StoppedError
 from imgcls_search.image_size import sides
+from imgcls_search.progress import Progress
 from imgcls_search.protocol import Event, Job, Notice
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint
@@ -47,9 +48,7 @@ from imgcls_search.worker.file_contents import Checkpoint
 from imgcls_search.worker.pretrained_file import NOTED, AboutBackbone
 
 
-def open_all(
-    config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
-) -> Unlabeled:
+def open_all(config: TrialConfig, data: Prepared, fold: int | None, progress: Progress | None = None) -> Unlabeled:
     """Return the images that a configuration pretrains on, after decoding everything its training reads.
 
     Raises:
@@ -62,7 +61,7 @@ def open_all(
 
 
 def open_for_teacher(
-    config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
+    config: TrialConfig, data: Prepared, fold: int | None, progress: Progress | None = None
 ) -> tuple[Prepared, Unlabeled]:
     """Return the same images in the teacher's input size, decoded from their files instead of enlarged.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from imgcls_search.jobs.export import complete_trial
 from imgcls_search.measures import CORRUPTION, sign_of
 from imgcls_search.orchestrator import study_data
 from imgcls_search.probabilities import probabilities_of
+from imgcls_search.progress import Say, WorkProgress
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -36,11 +37,6 @@ from imgcls_search.words import counted
 from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
 
 Array = np.ndarray[Any, Any]
-
-Progress = Callable[[str, int, int], None]
-"""Called with a description of the work, the number done, and the total."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +123,7 @@ def logits_of(probabilities: Array, *, several: bool) -> Array:
     return found
 
 
-def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, progress: Progress) -> Library:
+def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, progress: WorkProgress) -> Library:
     """Collect the networks of a study that can form an ensemble with its best trial.
 
     `number` names a trial to use instead of the best; it is required if several are on the front.

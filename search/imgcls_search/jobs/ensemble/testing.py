@@ -9,12 +9,13 @@ from typing import TypedDict
 from imgcls_search import costs
 from imgcls_search.data import Prepared
 from imgcls_search.jobs.chance import interval_of_difference
-from imgcls_search.jobs.ensemble.library import Library, Say
+from imgcls_search.jobs.ensemble.library import Library
 from imgcls_search.jobs.ensemble.making import Made
 from imgcls_search.jobs.evaluate import read_network
 from imgcls_search.jobs.evaluation import Evaluation, measure_on
 from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
+from imgcls_search.progress import Say
 from imgcls_search.study.facts import Opening
 
 

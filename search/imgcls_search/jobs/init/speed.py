@@ -17,6 +17,7 @@ from imgcls_search.executors import processes
 from imgcls_search.image_size import ImageSize
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network
+from imgcls_search.progress import WorkProgress
 
 MOST_SECONDS = 30.0
 MOST_SHARE = 0.03
@@ -39,8 +40,6 @@ MEASURED_SHARE = 0.6
 
 STEP = 4.0
 """A training step takes this many times as long as a prediction, if nothing is measured."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,7 @@ def measure(
     *,
     channels: int,
     seconds: float,
-    progress: Progress,
+    progress: WorkProgress,
 ) -> dict[str, Speed]:
     """Measure the speeds of networks, each with images of its size; leave out those that did not finish in time.
 

@@ -157,7 +157,7 @@ class Drawn(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held(Event):
+class Paused(Event):
     """The worker pauses between two steps, as requested; only its executor gets this event."""
 
 

@@ -10,11 +10,11 @@ from imgcls_search.protocol import (
     Continue,
     Event,
     Failed,
-    Held,
     Job,
     Message,
     MilestoneReached,
     Pause,
+    Paused,
     Stop,
     Stopped,
     WorkerDied,
@@ -56,7 +56,7 @@ class Slot:
 
     def note(self, event: Event) -> None:
         """Update the slot's state from a worker event."""
-        if isinstance(event, Held):
+        if isinstance(event, Paused):
             # Unless it was told to continue in the meantime.
             self.is_resting = self.is_held
         elif isinstance(event, _ENDS):
@@ -136,7 +136,7 @@ class SlotsExecutor(Generic[AnySlot]):
 
     def _take_in(self, event: Event | None) -> None:
         """Handle an event of a worker; None if it died without a job."""
-        if event is not None and not isinstance(event, Held):
+        if event is not None and not isinstance(event, Paused):
             self.events.append(event)
         self._attend_alone()
 

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 FIRST_NUMBER = -2
 """Jobs of pretrainings have negative numbers, downwards from here; -1 means no trial."""
 
-RESTING_EACH = 2
+WAITING_EACH = 2
 """Most new trials per worker that may wait for a network."""
 
-RESTING_AT_LEAST = 4
+WAITING_AT_LEAST = 4
 """Trials that may wait in any case. Later ones are drawn when more results are known."""
 
 NOTED_SECONDS = 5.0
@@ -72,7 +72,7 @@ class PretrainingJobs:
 
     faults: Faults
 
-    resting: list[Trial] = field(default_factory=list)
+    waiting: list[Trial] = field(default_factory=list)
     """Trials that wait for their networks."""
 
     wanted: dict[str, Backbone] = field(default_factory=dict)
@@ -99,11 +99,11 @@ class PretrainingJobs:
 
     def is_busy(self, *, stopping: bool) -> bool:
         """Tell whether workers run pretrainings, or trials wait for a network."""
-        return any(each.is_running for each in self.making.values()) or (bool(self.resting) and not stopping)
+        return any(each.is_running for each in self.making.values()) or (bool(self.waiting) and not stopping)
 
     def may_draw(self, workers: int) -> bool:
         """Tell whether another new trial may be drawn, which might wait too."""
-        return len(self.resting) < max(RESTING_AT_LEAST, RESTING_EACH * workers)
+        return len(self.waiting) < max(WAITING_AT_LEAST, WAITING_EACH * workers)
 
     def files_of(self, trial: Trial) -> tuple[str, ...]:
         """Return the weights files of the networks that a trial starts from."""
@@ -125,7 +125,7 @@ class PretrainingJobs:
             self.faults.fail(trial, f"its pretraining failed: {reason}")
             return True
         if self._request(needed):
-            self.resting.append(trial)
+            self.waiting.append(trial)
             return True
         self._use(needed)
         return False
@@ -133,9 +133,9 @@ class PretrainingJobs:
     def released(self) -> list[Trial]:
         """Return the trials that no longer have to wait: all their networks are ready, or one failed."""
         # A trial may have been ended from outside.
-        waiting = [trial for trial in self.resting if trial.is_open]
+        waiting = [trial for trial in self.waiting if trial.is_open]
         ready = [trial for trial in waiting if self._is_over(trial)]
-        self.resting = [trial for trial in waiting if trial not in ready]
+        self.waiting = [trial for trial in waiting if trial not in ready]
         return ready
 
     def start_one(self) -> bool:
@@ -205,7 +205,7 @@ class PretrainingJobs:
         backbone = making.backbone
         making.heard_at, making.is_running = self.executor.clock(), True
         if backbone.key not in self.told:
-            waiting = ", ".join(str(trial.number) for trial in self.resting if backbone in self._needed_by(trial))
+            waiting = ", ".join(str(trial.number) for trial in self.waiting if backbone in self._needed_by(trial))
             self._say_once(backbone.key, f"pretraining {backbone.what}; trial {waiting or '-'} waits")
         self.executor.start(job_of(backbone, self.store, number, micro_batches=making.micro_batches))
 

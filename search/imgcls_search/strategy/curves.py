@@ -145,8 +145,8 @@ class CurveSampler:
             knowledge.known.update((shown[index].number, row) for index, row in zip(new, expected, strict=True))
         theirs = np.array([knowledge.known[trial.number] for trial in shown])
         rungs = [_rung(trial, self.epochs) for trial in shown]
-        sort_keys = [(rung, sign * _value(trial, rung, self.epochs)) for trial, rung in zip(shown, rungs, strict=True)]
-        weights = knowledge.weights(theirs, normal_scores(sort_keys))
+        results = [(rung, sign * _value(trial, rung, self.epochs)) for trial, rung in zip(shown, rungs, strict=True)]
+        weights = knowledge.weights(theirs, normal_scores(results))
         return (weights, theirs) if weights.any() else None
 
     def _choose_knowing(

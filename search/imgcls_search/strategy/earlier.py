@@ -249,15 +249,15 @@ def _root(covariance: Array) -> Array:
     return np.asarray(np.diag(np.sqrt(np.abs(np.diag(covariance)) + little)))
 
 
-def normal_scores(standings: Sequence[tuple[float, float]]) -> Array:
-    """Return the normal scores of standings by rank; larger ones are better, equal ones share a score."""
+def normal_scores(results: Sequence[tuple[float, float]]) -> Array:
+    """Return the normal scores of results by rank; larger ones are better, equal ones share a score."""
     import numpy as np
     from scipy.special import ndtri
     from scipy.stats import rankdata
 
-    order = {standing: place for place, standing in enumerate(sorted(set(standings)))}
-    ranks = rankdata([order[standing] for standing in standings])
-    return np.asarray(ndtri((ranks - 0.5) / len(standings)))
+    order = {result: place for place, result in enumerate(sorted(set(results)))}
+    ranks = rankdata([order[result] for result in results])
+    return np.asarray(ndtri((ranks - 0.5) / len(results)))
 
 
 def _few(scores: Array) -> NDArray[np.intp]:

@@ -19,10 +19,10 @@ from imgcls_search.protocol import (
     Event,
     Failed,
     GroupMember,
-    Held,
     Job,
     Message,
     Pause,
+    Paused,
     Stop,
 )
 from imgcls_search.training.device import settle_in
@@ -74,15 +74,15 @@ class Inbox:
         self.connection = connection
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self.stop_requested = threading.Event()
-        self.may_go_on = threading.Event()
-        self.may_go_on.set()
+        self.may_continue = threading.Event()
+        self.may_continue.set()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def wait_while_paused(self) -> None:
         """Return at once, unless the run requested a pause: then report it and wait until it ends."""
-        if not self.may_go_on.is_set():
-            self.connection.send(Held(trial=-1))
-            self.may_go_on.wait()
+        if not self.may_continue.is_set():
+            self.connection.send(Paused(trial=-1))
+            self.may_continue.wait()
 
     def report_alive(self, trial: int) -> None:
         """Report that a trial is alive during a step that takes longer than an epoch."""
@@ -102,11 +102,11 @@ class Inbox:
                 case Stop():
                     self.stop_requested.set()
                 case Pause():
-                    self.may_go_on.clear()
+                    self.may_continue.clear()
                 case Continue():
                     pass
             if not isinstance(message, Pause):
-                self.may_go_on.set()
+                self.may_continue.set()
 
 
 class _logging_to:  # noqa: N801 - used as a function

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from imgcls_search import costs
 from imgcls_search.measures import bounds
-from imgcls_search.training.metrics import Wanted, score, softmax
+from imgcls_search.probabilities import softmax
+from imgcls_search.training.metrics import Wanted, score
 
 CLASSES = ("cat", "dog", "owl")
 STATED = {"cat": {"dog": 5.0, "owl": 0.5}, "owl": {"cat": 0.0, "owl": 0.0}}

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from imgcls_search.processor import processor_name
+
 LIBRARIES = ("torch", "torchvision", "optuna", "sqlalchemy", "numpy", "pillow")
 
 
@@ -37,7 +39,7 @@ def conditions() -> dict[str, Any]:
     """Return the conditions that the results of a run depend on."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in LIBRARIES},
         "load_at_start": load(),
@@ -77,12 +79,3 @@ def verdict(figure: float, *, at_least: float | None = None, at_most: float | No
     if at_most is not None:
         return f"bound: at most {at_most:g}{'' if figure <= at_most else ', MISSED'}"
     return ""
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        names = [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if "model name" in line]
-        if names:
-            return names[0]
-    return platform.processor()

@@ -7,7 +7,6 @@ python scripts/bench/main_job.py --cifar10 PATH       also a search on an ImageF
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import frame
 import optuna
+from imgcls_search.confidence import share_interval
 
 SPACES = Path(__file__).parents[2] / "spaces"
 
@@ -70,12 +70,10 @@ def measure_search(studies: Path) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), "epochs": epochs, "best": shipped.best_value, "random": frame.spread(values)}
 
 
-def wilson(share: float, images: int) -> str:
+def interval_of(share: float, images: int) -> str:
     """Return the 95 % interval of a share of images (Wilson 1927)."""
-    z = 1.96
-    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    return f"[{centre - half:.4f}, {centre + half:.4f}]"
+    low, high = share_interval(share, images)
+    return f"[{low:.4f}, {high:.4f}]"
 
 
 def measure_retraining(studies: Path, folder: Path) -> dict[str, Any]:
@@ -90,11 +88,12 @@ def measure_retraining(studies: Path, folder: Path) -> dict[str, Any]:
     searched = open_study(studies, "shipped").best_value
     validation = statistics.fmean(metrics["accuracy"] for metrics in report["validation"].values())
     print(
-        f"searched: validation accuracy {searched:.4f}, 95 % {wilson(searched, images['val'])} ({images['val']} images)"
+        f"searched: validation accuracy {searched:.4f}, 95 % {interval_of(searched, images['val'])} "
+        f"({images['val']} images)"
     )
     print(
         f"retrained with three new seeds: validation accuracy {validation:.4f}; test accuracy {found['mean']:.4f}, "
-        f"95 % over images {wilson(found['mean'], images['test'])} ({images['test']} images), "
+        f"95 % over images {interval_of(found['mean'], images['test'])} ({images['test']} images), "
         f"over seeds +- {found['ci95']:.4f}"
     )
     return {"searched": searched, "validation": validation, "test": found, "images": images}

@@ -87,7 +87,7 @@ def main() -> None:
         if given.teacher:
             teacher = teacher_of(configs["imitate"], plain)
             seen = pipeline.prepare_data(teacher, given.out / ".images")
-            results["probes"]["teacher"] = probes(features.backbone(teacher, seen, given.device), given)
+            results["probes"]["teacher"] = probes(features.frozen_network(teacher, seen, given.device), given)
         frame.write(results, given.out, "pretrain")
         judge(results["probes"])
         if given.finetune:
@@ -165,16 +165,16 @@ def teacher_of(config: TrialConfig, plain: TrialConfig) -> TrialConfig:
     return TrialConfig.from_dict({**tree, "model": asked["teacher"], "image": {**tree["image"], "size": asked["size"]}})
 
 
-def own(config: TrialConfig, file: Path | None, data: Prepared, given: argparse.Namespace) -> features.Backbone:
+def own(config: TrialConfig, file: Path | None, data: Prepared, given: argparse.Namespace) -> features.FrozenNetwork:
     """Return a network without its head, with random weights or those of a file."""
     torch.manual_seed(0)
     network = without_head(networks.build_own_model(config, data.shape), "model").eval()
     if file is not None:
         network.load_state_dict(checkpoint.load(file)["model"], strict=True)
-    return features.Backbone(network=network.to(given.device), data=data, digest="", device=given.device)
+    return features.FrozenNetwork(network=network.to(given.device), data=data, digest="", device=given.device)
 
 
-def probes(seen: features.Backbone, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def probes(seen: features.FrozenNetwork, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return the accuracy of linear layers on a network's features, by the number of labels."""
     data, made = seen.data, {}
     splits: tuple[Split, ...] = ("train", "val")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 _BLOCK = 2**20
 
+SHOWN_DIGITS = 12
+"""Digits of a digest that a message shows."""
+
 
 def of_file(path: Path) -> str:
     """Return the digest of a file.
@@ -24,3 +27,8 @@ def of_file(path: Path) -> str:
 def of_text(text: str) -> str:
     """Return the digest of a text as UTF-8; characters that are not valid UTF-8 count as backslash escapes."""
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
+
+
+def shown(digest: str) -> str:
+    """Return the digits of a digest that a message shows."""
+    return digest[:SHOWN_DIGITS]

@@ -202,6 +202,11 @@ def first_line(error: BaseException, otherwise: str | None = None) -> str:
     return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
 
 
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return an exception's message, or else its name, in one line; at most `most` characters of the message."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def named(names: Sequence[str], most: int = 20) -> str:
     """Return names as a message lists them, at most `most`."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -169,3 +170,14 @@ def by_class(metrics: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str
         else:
             single.setdefault(of, {})[measure] = value
     return together, single
+
+
+def sign_of(direction: str) -> int:
+    """Return 1 if larger values are better (`maximize`), -1 if smaller ones are."""
+    return 1 if direction == "maximize" else -1
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value that a file holds is a finite number."""
+    # `math.isfinite` fails for whole numbers too large for a float.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

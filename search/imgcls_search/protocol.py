@@ -85,16 +85,16 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Hold:
-    """Pause between two steps until `GoOn`, another job or `Stop`."""
+class Pause:
+    """Pause between two steps until `Continue`, another job or `Stop`."""
 
 
 @dataclass(frozen=True)
-class GoOn:
-    """Continue after `Hold`."""
+class Continue:
+    """Continue after `Pause`."""
 
 
-Message = Job | Stop | Hold | GoOn
+Message = Job | Stop | Pause | Continue
 """A message to a worker."""
 
 
@@ -157,7 +157,7 @@ class Drawn(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held(Event):
+class Paused(Event):
     """The worker pauses between two steps, as requested; only its executor gets this event."""
 
 

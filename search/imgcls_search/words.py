@@ -1,6 +1,7 @@
 """Numbers with their words, and the words of commands that messages show."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 STUDIES = Path("studies")
@@ -26,3 +27,9 @@ def counted(word: str, count: int) -> str:
 def times(count: int) -> str:
     """Return how often something happened: `once`, `2 times`."""
     return "once" if count == 1 else f"{count:,} times"
+
+
+def first_of(texts: Sequence[str], most: int = 10) -> str:
+    """Return at most `most` texts, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 from imgcls_search.automatic import budget
-from imgcls_search.jobs import neighbours
+from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES
+from imgcls_search.jobs import report_effort
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact
-from imgcls_search.views import sureness
 
 from tests.strategy.test_strategy import trial
 
@@ -43,12 +43,12 @@ def test_time_of_a_report_grows_with_the_passes_of_the_network() -> None:
         for made in record.trials:
             made.sizes["macs"] = macs
         times.append(budget._report_seconds(unmeasured, record))
-    most, least = 15 * sureness.MOST_CORRUPTED, 15 * sureness.LEAST_CORRUPTED
+    versions = len(CORRUPTIONS) * len(SEVERITIES)
+    most, least = versions * report_effort.MOST_CORRUPTED, versions * report_effort.LEAST_CORRUPTED
     assert times[1] - times[0] == pytest.approx((50 + budget.MAP_PASSES + most + 100) * 0.01)
     # Of large networks, fewer images are corrupted, and not all training images are compared.
-    rest = 1e-9 * neighbours.MOST_MACS
+    rest = 1e-9 * report_effort.SIMILAR_MACS
     assert times[2] - times[0] == pytest.approx((50 + budget.MAP_PASSES + least) * 10 + rest)
-    assert budget.CORRUPTED_MACS == sureness.MOST_MACS
     # Where no draft has timed a network, the time of a bundle says little about it.
     assert budget._report_seconds({**unmeasured, "measured": {}}, record) == pytest.approx(times[0])
 

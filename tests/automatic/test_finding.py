@@ -17,9 +17,9 @@ from tests.strategy.test_strategy import trial
 
 @pytest.mark.parametrize(
     ("direction", "scores", "expected"),
-    [("maximize", (0.7, 0.8, 0.9), 2), ("maximize", (0.95, 0.8, 0.9), None), ("minimize", (0.7, 0.6, 0.9), 1)],
+    [("maximize", (0.7, 0.8, 0.9), 1), ("maximize", (0.85, 0.8, 0.9), None), ("minimize", (0.7, 0.6, 0.5), 1)],
 )
-def test_training_that_the_time_ended_is_named_if_it_was_better(
+def test_training_that_the_time_ended_is_named_if_it_was_better_and_no_paused_one_is(
     direction: str, scores: tuple[float, ...], expected: int | None
 ) -> None:
     states = ("complete", "running", "paused")

@@ -58,7 +58,7 @@ def test_every_question_arrives_whole() -> None:
         assert pickle.loads(pickle.dumps(asked)) == asked  # noqa: S301 - made here
 
 
-@pytest.mark.parametrize("message", [protocol.Stop(), protocol.Hold(), protocol.GoOn()])
+@pytest.mark.parametrize("message", [protocol.Stop(), protocol.Pause(), protocol.Continue()])
 def test_what_a_worker_is_told_arrives(message: protocol.Message) -> None:
     job = protocol.Job(
         trial=3,

@@ -43,7 +43,7 @@ def test_features_are_what_the_head_reads(family: str, tmp_path: Path) -> None:
     torch.save(networks.build_model(config, data.shape).state_dict(), tmp_path / "weights.pt")
     given = [(f"model.{family}.weights", str(tmp_path / "weights.pt"))]
     config = parse(text, catalog(), source="x", overrides=given).config()
-    found = features.backbone(config, data, "cpu")
+    found = features.frozen_network(config, data, "cpu")
     values = features.features_of(found, "val", tmp_path / "features")
     read: list[torch.Tensor] = []
     model = pipeline.new_session(config, data, seed=1, device="cpu").model.eval()
@@ -59,7 +59,7 @@ def test_network_without_weights_is_no_backbone(tmp_path: Path) -> None:
     config = parse(TRAINED, catalog(), source="x").config()
     data = pipeline.prepare_data(config, tmp_path)
     with pytest.raises(BuildError, match="a backbone needs pretrained weights"):
-        features.backbone(config, data, "cpu")
+        features.frozen_network(config, data, "cpu")
 
 
 def test_backbones_are_compared_and_their_features_kept(

@@ -11,7 +11,7 @@ import pytest
 from imgcls_search.catalog import catalog
 from imgcls_search.jobs.plan import CALIBRATION, timed_as, work_out
 from imgcls_search.space import parse
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 
 from tests.conftest import Answer
 from tests.jobs.test_replay import space
@@ -30,7 +30,7 @@ from tests.strategy.test_strategy import trial
     ],
 )
 def test_plan_follows_the_rungs_and_leaves_out_the_first_epoch(study: str, epochs: float) -> None:
-    made = unwritten_record("x", (("accuracy", "maximize"),))
+    made = record_in_memory("x", (("accuracy", "maximize"),))
     for number, seconds in enumerate((2.0, 4.0)):
         ran = trial(number, 0.1, 0.2)
         made.trials.append(replace(ran, epochs=[{**ran.epochs[0], "seconds": 99.0}, {"seconds": seconds}]))
@@ -67,7 +67,7 @@ def test_plan_tells_epochs_of_heads_and_fits_from_those_of_whole_networks() -> N
     assert timed_as(asked)["study.pruner"] == "{asha: {min_epochs: 6}}"
     whole = parse(HEADS, catalog(), source="x", overrides=[("finetune.freeze_epochs", "null")])
     assert timed_as(whole) == CALIBRATION
-    made = unwritten_record("x", (("accuracy", "maximize"),))
+    made = record_in_memory("x", (("accuracy", "maximize"),))
     times = {"own": [9.0, 0.1, 0.1, 0.1, 2.0, 2.0], "logistic": [3.0]}
     for number, head in enumerate(("own", "logistic", "own")):
         config = parse(HEADS, catalog(), source="x", overrides=[("head", head)]).first()

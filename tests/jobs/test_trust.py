@@ -18,11 +18,11 @@ from imgcls_search.cli import app as cli
 from imgcls_search.data import Images, Prepared, load
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.unlike import fit
+from imgcls_search.probabilities import softmax
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint, evaluation, loop
 from imgcls_search.training.calibration import confidences, fit_temperature
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.metrics import softmax
 from imgcls_search.training.refusing import lower_bound
 from imgcls_search.worker import finish, image_sets, networks, pipeline
 from PIL import Image

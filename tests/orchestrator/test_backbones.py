@@ -17,7 +17,7 @@ import optuna
 import pytest
 import torch
 from imgcls_search import archive
-from imgcls_search.orchestrator.backbones import IN_USE_SECONDS, Store
+from imgcls_search.orchestrator.backbones import IN_USE_SECONDS, BackboneStore
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import load
 from optuna.artifacts import get_all_artifact_meta
@@ -312,7 +312,7 @@ def test_what_cannot_be_pretrained_is_refused_before_any_trial(
 
 
 def test_networks_that_were_not_used_for_longest_are_deleted(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = BackboneStore(tmp_path)
     store.folder.mkdir(parents=True)
     for number in range(5):
         torch.save({"model": {"w": torch.zeros(25_000)}}, store.path(str(number)))
@@ -330,7 +330,7 @@ def test_networks_that_were_not_used_for_longest_are_deleted(tmp_path: Path) -> 
 
 
 def test_a_damaged_network_is_none(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = BackboneStore(tmp_path)
     store.folder.mkdir(parents=True)
     torch.save({"model": {"w": torch.zeros(1000)}}, store.path("k"))
     content = bytearray(store.path("k").read_bytes())

@@ -99,7 +99,7 @@ def test_every_second_of_every_worker_is_counted_once(tmp_path: Path) -> None:
     for _ in range(5):
         meter.next_event(1)
     played.now += 0.5
-    meter.passed("idle")
+    meter.count_time("idle")
     meter.save()
     spent = record.facts["usage"]["workers"]
     assert spent == {

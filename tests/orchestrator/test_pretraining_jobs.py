@@ -39,7 +39,7 @@ def making(folder: Path, settings: str, pretrain: str = SIMCLR) -> tuple[Pretrai
     data = pipeline.prepare_data(config, folder / ".images")
     said: list[str] = []
     there = replace(context(folder, settings), say=said.append)
-    jobs = PretrainingJobs(context=there, executor=ReplayExecutor(Flat()), needs=None, faults=faults(there))
+    jobs = PretrainingJobs(context=there, executor=ReplayExecutor(Flat()), finder=None, faults=faults(there))
     jobs.wanted[KEY] = Backbone(config=config, data=data, seed=0, has_own_seed=False, fold=None, teacher=None, key=KEY)
     assert jobs.start_one()
     return jobs, said
@@ -52,24 +52,24 @@ def test_workers_that_die_before_a_new_checkpoint_are_counted_however_many_epoch
     died = WorkerDied(trial=FIRST_NUMBER, reason="worker died (signal 9)")
     for _ in range(2):
         for event in (trained, died):
-            assert jobs.takes(event)
+            assert jobs.handles(event)
         assert jobs.start_one()
     # A new checkpoint is a new beginning.
-    jobs.takes(CheckpointSaved(trial=FIRST_NUMBER, epoch=2))
+    jobs.handles(CheckpointSaved(trial=FIRST_NUMBER, epoch=2))
     for _ in range(2):
         for event in (trained, died):
-            jobs.takes(event)
+            jobs.handles(event)
         assert jobs.failed == {}
         assert jobs.start_one()
     for event in (trained, died):
-        jobs.takes(event)
+        jobs.handles(event)
     assert jobs.failed == {KEY: "worker died (signal 9), 3 times without a new checkpoint"}
     assert not jobs.making
 
 
 def test_a_batch_that_must_stay_whole_is_given_up_with_advice_when_memory_runs_out(tmp_path: Path) -> None:
     jobs, said = making(tmp_path, "retries: 2")
-    jobs.takes(Failed(trial=FIRST_NUMBER, kind="out_of_memory", reason="out of memory"))
+    jobs.handles(Failed(trial=FIRST_NUMBER, kind="out_of_memory", reason="out of memory"))
     assert jobs.failed == {
         KEY: "out of memory; the loss compares all images of a batch, so the batch cannot be split: set "
         "pretrain.simclr.batch_size below 32, or a smaller image.size"
@@ -80,7 +80,7 @@ def test_a_batch_that_must_stay_whole_is_given_up_with_advice_when_memory_runs_o
 @pytest.mark.parametrize("is_death", [False, True])
 def test_imitation_continues_in_smaller_parts_when_memory_runs_out(is_death: bool, tmp_path: Path) -> None:
     jobs, said = making(tmp_path, "retries: 0", IMITATE)
-    jobs.takes(
+    jobs.handles(
         WorkerDied(trial=FIRST_NUMBER, reason="out of memory", is_out_of_memory=True)
         if is_death
         else Failed(trial=FIRST_NUMBER, kind="out_of_memory", reason="out of memory")
@@ -99,9 +99,9 @@ def test_a_new_network_displaces_old_ones_beyond_the_disk_budget(tmp_path: Path)
         jobs.store.path(key).write_bytes(b"0" * 80_000)
     then = time.time() - IN_USE_SECONDS - 100
     os.utime(jobs.store.path("old"), (then, then))
-    jobs.takes(Notice(trial=FIRST_NUMBER, text="the probe is poor"))
+    jobs.handles(Notice(trial=FIRST_NUMBER, text="the probe is poor"))
     assert said[-1] == "pretraining lenet5 (simclr, 4 epochs): the probe is poor"
-    jobs.takes(MilestoneReached(trial=FIRST_NUMBER))
+    jobs.handles(MilestoneReached(trial=FIRST_NUMBER))
     assert [path.name for path in jobs.store.folder.glob("*.pt")] == [f"{KEY}.pt"]
     assert said[-1] == "deleted, to stay within study.disk_gb: 1 pretrained network, unused for longest"
     assert jobs.context.record.facts["backbones"][KEY]["state"] == "made"

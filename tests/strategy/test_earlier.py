@@ -129,7 +129,7 @@ def test_of_a_family_that_a_study_never_tried_it_says_nothing() -> None:
     several = [knowledge.encoding.params_at(point) for point in knowledge.pool]
     other = np.array([settings["model"] == "resnet" for settings in several])
     points = knowledge.pool[other]
-    assert not knowledge.expectations[0].predict(points, knowledge.encoding.rows_at(points)).any()
+    assert not knowledge.predictors[0].predict(points, knowledge.encoding.rows_at(points)).any()
     begun = [knowledge.encoding.params_at(point) for point in knowledge.portfolio[:RACERS]]
     assert {settings["model"] for settings in begun[:2]} == {"lenet5"}
     assert all(settings["model.lenet5.width"] > 1.5 for settings in begun[:2])
@@ -165,7 +165,7 @@ def test_a_study_that_expects_about_the_same_everywhere_is_no_trouble() -> None:
     few = space("{kind: {choice: [a, b, c]}, other: {choice: [d, e]}}")
     for searched in (space(), few):
         knowledge = Knowledge(searched, [same, study()], 0)
-        if knowledge.expectations:
+        if knowledge.predictors:
             assert np.isfinite(knowledge.portfolio).all()
 
 

@@ -11,7 +11,7 @@ import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.space import Space, parse
-from imgcls_search.strategy.early_rungs import Revising, is_witness
+from imgcls_search.strategy.early_rungs import EarlyPromoting, is_witness
 from imgcls_search.strategy.pruners import PRUNERS, make_pruner
 from imgcls_search.strategy.rungs import Promoting
 from imgcls_search.strategy.view import View
@@ -20,9 +20,9 @@ from imgcls_search.trial import Trial
 from tests.strategy.test_strategy import trial
 
 
-def asha(epochs: int = 20, sign: int = 1) -> Revising:
+def asha(epochs: int = 20, sign: int = 1) -> EarlyPromoting:
     found = PRUNERS["asha"](epochs=epochs, sign=sign)
-    assert isinstance(found, Revising)
+    assert isinstance(found, EarlyPromoting)
     return found
 
 
@@ -132,7 +132,7 @@ def test_rungs_of_folds_are_at_their_ends_whichever_they_are() -> None:
     config = TrialConfig.from_dict({"data": {"digits": {"folds": 5}}, "training": {"epochs": 4}})
     component = TrialConfig.from_dict({"pruner": {"asha": {"min_epochs": None, "eta": 3}}}).component("pruner")
     found = make_pruner(component, config, 1)
-    assert isinstance(found, Revising)
+    assert isinstance(found, EarlyPromoting)
     assert (found.epochs, found.rungs, found.early) == (20, (2, 8), (1, 3, 8))
 
 

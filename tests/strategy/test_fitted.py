@@ -8,7 +8,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.orchestrator.stages import Stage, Stages
 from imgcls_search.signature import build
 from imgcls_search.space import parse
-from imgcls_search.strategy.curves import _rung, _standing
+from imgcls_search.strategy.curves import _rung, _sort_key
 from imgcls_search.strategy.propose import REPEATED_FIT, Proposer
 from imgcls_search.strategy.pruners import PRUNERS
 from imgcls_search.strategy.samplers import SAMPLERS
@@ -70,7 +70,7 @@ def test_no_rung_compares_trainings_with_a_fit() -> None:
 
 def test_the_sampler_of_curves_takes_a_fit_for_a_whole_training() -> None:
     assert _rung(fitted(0), EPOCHS) == EPOCHS
-    assert _standing(fitted(0, 0.8), 1, EPOCHS) == (-EPOCHS, -0.8, 0)
+    assert _sort_key(fitted(0, 0.8), 1, EPOCHS) == (-EPOCHS, -0.8, 0)
     assert _rung(fitted(0, state="running"), EPOCHS) == 0
     sampler = build(SAMPLERS, replace(SPACE.sampler, name="curves", args={}), space=SPACE)
     proposer = Proposer(SPACE, sampler, 1, waited(lambda _: {"params": 1.0}))

@@ -7,7 +7,7 @@ import pytest
 from imgcls_search.catalog import catalog
 from imgcls_search.space import parse
 from imgcls_search.study import best
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 
 from scripts.bench import simulation
 
@@ -36,7 +36,7 @@ def test_ranking_and_front_of_several_objectives() -> None:
         source="test",
         overrides=OBJECTIVES,
     )
-    record = unwritten_record("s", space.objectives)
+    record = record_in_memory("s", space.objectives)
     record.trials = simulation.make_trials(space, 6)
     values = [(0.9, 5, 1), (0.8, 5, 1), (0.8, 4, 1), (0.7, 6, 2), (0.9, 5, 1), (0.5, 9, 0.5)]
     for trial, (accuracy, params, loss) in zip(record.trials, values, strict=True):

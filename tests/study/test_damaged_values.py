@@ -19,7 +19,7 @@ from imgcls_search.errors import SpaceError, StudyError
 from imgcls_search.orchestrator.reopening import reopen, with_placed_start
 from imgcls_search.space import parse
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 
 from scripts.bench import simulation
 from tests.conftest import Answer, is_one_line
@@ -190,7 +190,7 @@ def test_stored_space_that_is_none_is_one_line(database: Path, tmp_path: Path) -
 
 
 def test_placed_start_of_another_space_is_named() -> None:
-    record = unwritten_record("s", SPACE.objectives)
+    record = record_in_memory("s", SPACE.objectives)
     record.facts["placed_start"] = [{"model.vit.depth": 3}]
     assert with_placed_start(SPACE, record).start == ({"model.vit.depth": 3},)
     record.facts["placed_start"] = [{"model.vit.depth": "deep"}]

@@ -15,7 +15,7 @@ from imgcls_search.errors import UserError
 from imgcls_search.jobs.replay import Steps, replay
 from imgcls_search.orchestrator.begin import run
 from imgcls_search.space import parse
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 from imgcls_search.study.outlook import LEAST_TRIALS, expected_best, outlook
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
@@ -29,7 +29,7 @@ def complete(number: int, value: float) -> Trial:
 
 
 def record(*values: float, direction: str = "maximize") -> Record:
-    made = unwritten_record("x", (("accuracy", direction),))
+    made = record_in_memory("x", (("accuracy", direction),))
     made.trials.extend(complete(number, value) for number, value in enumerate(values))
     return made
 
@@ -70,7 +70,7 @@ def test_pruned_trials_count_and_too_few_or_several_objectives_tell_nothing() ->
     made.trials.append(trial(len(alike), 0.9, state="pruned"))
     # It showed more than the best, which nobody knows it would have kept.
     assert gain(made) == 0
-    several = unwritten_record("x", (("accuracy", "maximize"), ("params", "minimize")))
+    several = record_in_memory("x", (("accuracy", "maximize"), ("params", "minimize")))
     several.trials.extend(complete(number, 0.5) for number in range(20))
     assert outlook(several) is None
     # Nothing but complete trials that diverged.
@@ -84,7 +84,7 @@ def test_search_stops_when_as_much_again_gains_too_little() -> None:
     assert (full.ending, stopped.ending) == ("finished", "gain")
     assert LEAST_TRIALS <= count < 40
     assert gain(stopped.record) < 0.05
-    before = unwritten_record("x", (("accuracy", "maximize"),))
+    before = record_in_memory("x", (("accuracy", "maximize"),))
     before.trials.extend(stopped.record.trials[: count - 1])
     assert (found := outlook(before)) is None or found.gain >= 0.05
 

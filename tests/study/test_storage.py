@@ -26,7 +26,7 @@ from imgcls_search.errors import SearchError, StudyError
 from imgcls_search.orchestrator.faults import Faults
 from imgcls_search.protocol import Failed
 from imgcls_search.space import parse
-from imgcls_search.study import database, place
+from imgcls_search.study import database, folder_checks
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -315,7 +315,7 @@ def test_log_that_cannot_be_read_in_on_a_read_only_file_system_is_told(small_dis
     running(record)
     assert (small_disk / "s.db-wal").stat().st_size
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False)
-    if place.is_writable(small_disk):
+    if folder_checks.is_writable(small_disk):
         # Linux takes no file system away from files open for writing; a bind mount may be read-only all the same.
         subprocess.run(["mount", "--bind", small_disk, small_disk], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", small_disk], check=True)
@@ -332,14 +332,14 @@ def test_network_file_system_is_refused_with_what_to_do(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     escaped = str(home).replace(" ", "\\040")
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/home {escaped} nfs4 rw 0 0\n")
-    assert place.file_system(tmp_path, mounts) == "ext4"
-    assert place.file_system(home / "studies", mounts) == "nfs4"
+    assert folder_checks.file_system(tmp_path, mounts) == "ext4"
+    assert folder_checks.file_system(home / "studies", mounts) == "nfs4"
     with pytest.raises(StudyError, match=r"network file system \(nfs4\).*--studies"):
-        place.refuse_unfit(home, mounts)
+        folder_checks.refuse_unfit(home, mounts)
     # What is mounted later hides what was there.
     mounts.write_text(mounts.read_text() + f"tmpfs {escaped} tmpfs rw 0 0\n")
-    place.refuse_unfit(home, mounts)
-    assert place.file_system(home, tmp_path / "none") is None
+    folder_checks.refuse_unfit(home, mounts)
+    assert folder_checks.file_system(home, tmp_path / "none") is None
 
 
 def spoil(path: Path, how: str) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from imgcls_search.orchestrator import tracking
 from imgcls_search.trackers import clients, process, settings
-from imgcls_search.trackers.messages import End, EpochMeasured, Message, StudyFacts, TrialBegan, TrialEnded
+from imgcls_search.trackers.messages import End, EpochMeasured, Message, TrackedStudy, TrialBegan, TrialEnded
 
 from tests.conftest import PATIENCE, Answer, is_one_line
 
-STUDY = StudyFacts(name="s", identity="abc", notes={})
+STUDY = TrackedStudy(name="s", identity="abc", notes={})
 
 SPACE = """
 study:

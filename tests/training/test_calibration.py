@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from imgcls_search.probabilities import sigmoid, softmax
 from imgcls_search.training.calibration import (
     FEWEST_IMAGES,
     calibrate,
@@ -13,8 +14,6 @@ from imgcls_search.training.calibration import (
     fit_temperature,
     quality,
 )
-from imgcls_search.training.metrics import softmax
-from imgcls_search.training.metrics_several import sigmoid
 
 
 def simulated(temperature: float, count: int, classes: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

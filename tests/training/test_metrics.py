@@ -7,7 +7,8 @@ import pytest
 import scipy.special
 from imgcls_search.errors import DivergedError
 from imgcls_search.measures import NAMED, bounds, by_class, class_of
-from imgcls_search.training.metrics import Wanted, score, softmax
+from imgcls_search.probabilities import softmax
+from imgcls_search.training.metrics import Wanted, score
 from sklearn import metrics as reference
 
 CLASSES = ("a", "b", "c")

@@ -10,7 +10,14 @@ import torch
 from imgcls_search.errors import BuildError, DivergedError
 from imgcls_search.measures import PROBE
 from imgcls_search.training import health
-from imgcls_search.training.learner import Contrast, Imitation, Learner, num_features, projector, without_head
+from imgcls_search.training.learner import (
+    ContrastiveLoss,
+    ImitationLoss,
+    Learner,
+    num_features,
+    projector,
+    without_head,
+)
 from imgcls_search.training.pretraining import lars
 from torch import nn
 
@@ -35,7 +42,7 @@ def written_out(projections: torch.Tensor, temperature: float) -> float:
 def test_contrast_is_the_formula_of_the_paper(images: int, temperature: float) -> None:
     torch.manual_seed(images)
     projections = 3 * torch.randn(2 * images, 7)
-    loss = Contrast(temperature)(projections, torch.zeros(images))
+    loss = ContrastiveLoss(temperature)(projections, torch.zeros(images))
     assert float(loss) == pytest.approx(written_out(projections, temperature), abs=1e-6)
 
 
@@ -43,7 +50,7 @@ def test_contrast_of_two_halves_is_not_that_of_the_batch() -> None:
     torch.manual_seed(0)
     projections = torch.randn(64, 8)
     first, second = projections.tensor_split(2)
-    contrast = Contrast(0.2)
+    contrast = ContrastiveLoss(0.2)
     halves = [contrast(torch.cat([first[part], second[part]]), torch.zeros(16)) for part in (slice(16), slice(16, 32))]
     assert float(sum(halves) / 2) < float(contrast(projections, torch.zeros(32))) - 0.3
 
@@ -52,14 +59,14 @@ def test_contrast_is_exact_where_the_network_is_not() -> None:
     torch.manual_seed(0)
     projections = torch.randn(16, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = Contrast(0.1)(projections, torch.zeros(8))
+        loss = ContrastiveLoss(0.1)(projections, torch.zeros(8))
     assert float(loss) == pytest.approx(written_out(projections, 0.1), abs=1e-6)
 
 
 def test_imitation_is_the_cosine_distance_from_features_of_mean_0_and_deviation_1() -> None:
     torch.manual_seed(0)
     taught = torch.randn(50, 6) * torch.tensor([1.0, 10.0, 0.1, 3.0, 1.0, 0.0]) + 5
-    loss = Imitation(taught.mean(dim=0), taught.std(dim=0, correction=0))
+    loss = ImitationLoss(taught.mean(dim=0), taught.std(dim=0, correction=0))
     wanted = np.zeros((50, 6))
     rows = taught.double().numpy()
     # The last of them is always the same, and says nothing.

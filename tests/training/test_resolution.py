@@ -19,7 +19,7 @@ from imgcls_search.executors.questions import Measure
 from imgcls_search.jobs.plan import work_out
 from imgcls_search.space import parse
 from imgcls_search.space.writer import dump
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import fit
@@ -171,7 +171,7 @@ def test_teacher_is_refused(digits: Prepared, tmp_path: Path) -> None:
 
 
 def test_plan_counts_that_later_epochs_cost_more() -> None:
-    made = unwritten_record("x", (("accuracy", "maximize"),))
+    made = record_in_memory("x", (("accuracy", "maximize"),))
     config = config_of(TEXT.replace("epochs: 5", "epochs: 4"))
     ran = trial(0, 0.1, 0.2)
     resolution = Resolution(start=0.5, until=0.8)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from imgcls_search.jobs.evaluation import Evaluation
+from imgcls_search.probabilities import sigmoid, softmax
 from imgcls_search.training.calibration import bins, confidences
-from imgcls_search.training.metrics import softmax
-from imgcls_search.training.metrics_several import sigmoid
 from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.views.sureness import risk_coverage, sureness
 

@@ -212,7 +212,7 @@ def test_views_are_the_augmented_images_and_take_turns(weights: Mapping[str, Pat
     assert not np.allclose(shown[0], shown[1])
     assert not np.allclose(shown[1], shown[2])
     # Half of the images are mirrored, and all of them turned: a network sees them so.
-    backbone = features.backbone(trial, data, "cpu")
+    backbone = features.frozen_network(trial, data, "cpu")
     augmentation, _ = pipeline.build_augmentation(trial, data.shape)
     pixels = torch.from_numpy(np.array(load(data, "train").pixels[:120]))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
@@ -404,7 +404,7 @@ def test_a_fit_is_scikit_learns_and_is_in_the_weights(
     trial = frozen(weights, "head: logistic\n")
     assert (trial.training_epochs, trial.epochs) == (1, 1)
     (only,) = epochs(events(job(trial, data, tmp_path, 1)))
-    backbone = features.backbone(trial, data, "cpu")
+    backbone = features.frozen_network(trial, data, "cpu")
     known, asked = (features.features_of(backbone, split, folder_beside(data)) for split in ("train", "val"))
     labels, truth = load(data, "train").labels, load(data, "val").labels
     model, config_of, trained_on = networks.load_finished(state(tmp_path), "x")

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from imgcls_search import atomic, durations
 from imgcls_search.automatic import budget, output, testing
 from imgcls_search.automatic.bundling import BundleProcess
-from imgcls_search.automatic.bundling import Step as ShowStep
 from imgcls_search.automatic.ledger import Ledger, ending_at, known_account, read_file
 from imgcls_search.automatic.request import Delivered, Interrupted, Request
 from imgcls_search.automatic.watching import AutoWatcher, TrainingWatch, watch_steps
 from imgcls_search.errors import DataError, DeployError, OutOfTimeError, UserError, writing
 from imgcls_search.jobs.export import export_trial
 from imgcls_search.orchestrator import study_data
+from imgcls_search.progress import ShowStep
 from imgcls_search.space import Space
 from imgcls_search.study import best
 from imgcls_search.study.address import Address, settle

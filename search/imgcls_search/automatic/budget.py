@@ -8,6 +8,13 @@ from collections.abc import Mapping, Sequence
 from imgcls_search import durations
 from imgcls_search.errors import NoResultError
 from imgcls_search.executors.local import num_cores
+from imgcls_search.jobs.report_effort import (
+    CORRUPTED_MACS,
+    CORRUPTED_VERSIONS,
+    LEAST_CORRUPTED,
+    MOST_CORRUPTED,
+    SIMILAR_MACS,
+)
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact, Confirmation, ConfirmPlan
@@ -32,12 +39,6 @@ time, which shows how busy the machine is; at most this share of the total time.
 
 MAP_PASSES = 500
 """Passes of the network that the maps of a report's mistakes take, an estimate."""
-
-CORRUPTED_MACS, MOST_CORRUPTED, LEAST_CORRUPTED = 3e11, 3_000, 450
-"""Multiply-accumulates for the corrupted images of a report, and their number: as in `views.sureness`."""
-
-SIMILAR_MACS = 5e11
-"""Multiply-accumulates for the training images that a report compares: as in `jobs.neighbours`."""
 
 END_SECONDS = 3.0
 """Time to print the result and end the process."""
@@ -73,7 +74,8 @@ def _report_seconds(fact: AutoFact, record: Record | None) -> float:
         return measured.get("report", _assumed(fact))
     images, each = record.fact("data")["images"], _macs(record)
     macs = (images.get("val", 0) + MAP_PASSES) * each
-    macs += max(min(MOST_CORRUPTED * each, CORRUPTED_MACS), LEAST_CORRUPTED * each)
+    corrupted = CORRUPTED_VERSIONS * each
+    macs += max(min(MOST_CORRUPTED * corrupted, CORRUPTED_MACS), LEAST_CORRUPTED * corrupted)
     # The features of a frozen network are stored; others are computed to find similar training images.
     configs = [trial.candidate.config.tree for trial in best.ranked(record)[:3]]
     if any(tree.get("finetune", {}).get("freeze") != "backbone" for tree in configs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from imgcls_search import atomic
 from imgcls_search.errors import SearchError
 from imgcls_search.executors import processes
 from imgcls_search.executors.helper import image_cache
+from imgcls_search.progress import ShowStep
 from imgcls_search.study.files import StudyFiles
-
-Step = Callable[[str, int, int], None]
 
 POLL_SECONDS = 0.2
 """How long a poll waits for progress of the bundle."""
@@ -23,7 +21,7 @@ def put_bundle(
     files: StudyFiles,
     trial: int,
     target: Path,
-    step: Step = lambda what, number, of: None,
+    step: ShowStep = lambda what, number, of: None,
 ) -> None:
     """Write the network of a trial as a bundle; replace an earlier bundle of `auto` once this one is complete.
 
@@ -86,7 +84,7 @@ class BundleProcess:
             self.step = told
         return None
 
-    def wait(self, show: Step) -> str | float:
+    def wait(self, show: ShowStep) -> str | float:
         """Show the steps until the bundle is done; return the result of `poll`."""
         shown = None
         while (told := self.poll(POLL_SECONDS)) is None:

@@ -11,7 +11,7 @@ from imgcls_search.confidence import share_interval
 from imgcls_search.data import Split
 from imgcls_search.errors import DataError
 from imgcls_search.executors.helper import image_cache
-from imgcls_search.measures import is_share
+from imgcls_search.measures import is_share, sign_of
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 from imgcls_search.words import argument
@@ -160,10 +160,13 @@ def describe(made: Delivered) -> AutoFinding:
 
 
 def unfinished(record: Record, chosen: Trial) -> Unfinished | None:
-    """Return the best running or paused training, if its last score is better than the chosen trial's."""
+    """Return the best interrupted training, if its last score is better than the chosen trial's.
+
+    A pruner may never continue the trials that it paused, so none of them counts.
+    """
     metric, direction = record.objectives[0]
-    sign = 1 if direction == "maximize" else -1
-    scored = [trial for trial in record.trials if trial.state in ("running", "paused") and metric in _last(trial)]
+    sign = sign_of(direction)
+    scored = [trial for trial in record.trials if trial.state == "running" and metric in _last(trial)]
     if not scored:
         return None
     leading = max(scored, key=lambda trial: sign * _last(trial)[metric])

@@ -39,16 +39,10 @@ def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[st
     data = pipeline.prepare_data(config, image_cache(files.root))
     data = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)
     opening = Opening(by="auto", at=now(), seeds=[trial.seed], portion="train", trial=trial.number)
-    changed = study_data.look_for_other_test(
-        component, Path(data.folder).parent, record.fact("data"), f"study {files.name!r} began"
-    )
-    if changed is not None:
-        opening["test_changed"] = changed[0]
-        say(changed[1])
     metric = record.objectives[0][0]
     named = (metric,) if metric not in SIZES and metric not in MEASURED else ()
     validation = measure_on(network, config, data, "val", named)
-    record.append_fact("test_openings", opening)
+    study_data.note_opening(record, opening, component, Path(data.folder).parent, say)
     tested = measure_on(network, config, data, "test", named)
     metric = metric if named else main_measure(tested.metrics)
     return {

@@ -7,11 +7,12 @@ from types import TracebackType
 
 from imgcls_search import durations
 from imgcls_search.automatic import budget
-from imgcls_search.automatic.bundling import BundleProcess, Step
+from imgcls_search.automatic.bundling import BundleProcess
 from imgcls_search.automatic.ledger import Ledger
 from imgcls_search.jobs.pace import Epoch
 from imgcls_search.jobs.trainer import TrainingWatcher
 from imgcls_search.orchestrator.search import Search, Watcher
+from imgcls_search.progress import ShowStep
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
@@ -117,7 +118,7 @@ def _baseline(record: Record) -> Trial | None:
     first = record.trials[0]
     if first.is_open:
         return None
-    done = [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
+    done = best.feasible(record)
     return first if first in done else min(done, key=lambda trial: trial.number, default=None)
 
 
@@ -143,7 +144,7 @@ class TrainingWatch:
         self.ledger.save_sometimes()
 
 
-def watch_steps(step: Step, ledger: Ledger) -> Step:
+def watch_steps(step: ShowStep, ledger: Ledger) -> ShowStep:
     """Return a callback that shows steps and saves the account of the time meanwhile."""
 
     def show(what: str, number: int, of: int) -> None:

@@ -158,7 +158,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
     imgcls-search list --json
     """
     from imgcls_search.study.address import settle
-    from imgcls_search.study.summary import stands_with_pretraining
+    from imgcls_search.study.summary import state_in_words
     from imgcls_search.views.browse import list_studies as find
 
     at = settle(storage)
@@ -179,7 +179,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
         counts = entry["trials"]
         state = f"{counts['total']} ({counts['complete']} complete)"
         confirmed = "" if entry["confirmed"] is None else f"trial {entry['confirmed']} confirmed"
-        rows.append((entry["study"], state, stands_with_pretraining(entry), shown, confirmed))
+        rows.append((entry["study"], state, state_in_words(entry), shown, confirmed))
     print_table(("study", "trials", "state", "best", ""), rows)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imgcls_search.compress.attention import SlimAttention, slim_attentions
-from imgcls_search.errors import BuildError
+from imgcls_search.errors import BuildError, one_line
 from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.models.anatomy import Anatomy
 
@@ -137,7 +137,7 @@ def _shrink_convolutions(model: nn.Module, amount: float, images: Tensor) -> Non
                 model, images, importance, pruning_ratio=amount, ignored_layers=[_head(model)]
             ).step()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error, 200)
         raise _refusal(reason) from error
 
 
@@ -197,7 +197,7 @@ def _must_work(model: nn.Module, images: Tensor) -> None:
         with torch.no_grad():
             model(images)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error, 200)
         raise _refusal(f"the smaller network does not work: {reason}") from error
 
 

@@ -80,13 +80,13 @@ def _write(prepared: Path, result: Path, mode: Mode, calibration: Pixels) -> str
         mode = "static" if 2 * convolutions > sum(part.macs for part in work) else "dynamic"
         products = [p.name for p in work if p.kind != "Conv" and p.weights >= LEAST_WEIGHTS and p.macs >= LEAST_MACS]
     if mode == "static":
-        _static(prepared, result, calibration, head=_head(model))
+        _static(prepared, result, calibration, unquantized=_normalising(model))
     elif products:
         _dynamic(prepared, result, products)
     return mode if mode == "static" or products else "none"
 
 
-def _static(prepared: Path, result: Path, calibration: Pixels, *, head: list[str]) -> None:
+def _static(prepared: Path, result: Path, calibration: Pixels, *, unquantized: list[str]) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     quantize_static(
@@ -99,7 +99,7 @@ def _static(prepared: Path, result: Path, calibration: Pixels, *, head: list[str
         reduce_range=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=head,
+        nodes_to_exclude=unquantized,
     )
 
 
@@ -167,7 +167,7 @@ def _prepare(source: Path, prepared: Path) -> None:
         raise DeployError(f"{source}: nothing in it can be quantized; quantizable: {', '.join(WEIGHTED)}")
 
 
-def _head(model: ModelProto) -> list[str]:
+def _normalising(model: ModelProto) -> list[str]:
     """Return the names of the nodes that normalise the pixels: all before the first node with weights."""
     names = []
     for node in model.graph.node:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from imgcls_search.config import Component, expand_path
@@ -206,6 +208,17 @@ def describe(component: Component, cache: Path | None = None) -> Source:
     except BuildError as error:
         # A builder does not know the full path of its argument in the file.
         raise BuildError(f"{component.path}.{error.path}", error.message) from error
+
+
+def describe_once(component: Component, cache: Path) -> Source:
+    """Like `describe`, but keep the last few sources: workers ask for each job, and listing a large folder is slow."""
+    return _described(json.dumps({"name": component.name, "args": dict(component.args)}), cache)
+
+
+@lru_cache(maxsize=4)
+def _described(component: str, cache: Path) -> Source:
+    found = json.loads(component)
+    return describe(Component(path=f"data.{found['name']}", **found), cache)
 
 
 def _refuse_idle_val(component: Component) -> None:

@@ -9,7 +9,7 @@ import math
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict
@@ -23,14 +23,13 @@ from imgcls_search.data.decode import THREADS, blank, decode_in, reason, unlimit
 from imgcls_search.data.image import Frame
 from imgcls_search.data.source import Source, Split, advice
 from imgcls_search.errors import DataError
+from imgcls_search.progress import Progress
 from imgcls_search.rounding import size
+from imgcls_search.words import first_of
 
 BATCH = 256
 SHOWN = 10
 """Number of damaged images listed in an error."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the total."""
 
 
 class SplitSummary(TypedDict, total=False):
@@ -178,10 +177,9 @@ class _Writer:
             summaries: Summaries = {split: self.write_split(split, pool) for split in self.splits}
         if self.broken:
             broken = [f"{name} ({why})" for found in self.broken.values() for name, why in found.items()]
-            more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
             raise _UnreadableError(
                 f"{self.source.place}: {len(broken)} of {self.total} images cannot be read: "
-                f"{', '.join(broken[:SHOWN])}{more}{advice(self.source, self.total - len(broken))}",
+                f"{first_of(broken, SHOWN)}{advice(self.source, self.total - len(broken))}",
                 self.broken,
             )
         # Written last, so that a folder with this file is complete.

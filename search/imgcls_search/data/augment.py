@@ -279,8 +279,7 @@ def _zoom(images: Tensor, zoom: float, size: tuple[int, int] | None) -> Tensor:
     count, _, height, width = images.shape
     share = _uniform((count,), 1 - zoom, 1)
     tall, wide = (share * height).round().clamp(min=1), (share * width).round().clamp(min=1)
-    top, left = (_uniform((2, count), 0, 1) * torch.stack([height - tall + 1, width - wide + 1])).floor()
-    return operations.cut(images, operations.Window(top, left, tall, wide), torch.zeros(count), size)
+    return operations.cut(images, _at_random(tall, wide, height, width), torch.zeros(count), size)
 
 
 def _make_grey(images: Tensor, probability: float) -> Tensor:
@@ -336,9 +335,6 @@ def _windows(
     is_smaller: bool = False,
 ) -> tuple[Window, Tensor]:
     """Draw a window for every image, and tell whether one was found that fits."""
-    import torch
-
-    from imgcls_search.data.operations import Window
 
     # Ten tries per image, as in torchvision; the first window that fits is taken.
     area = _uniform((10, count), *share) * (height * width)
@@ -347,8 +343,17 @@ def _windows(
     fits = (tall <= height - is_smaller) & (wide <= width - is_smaller) & (tall > 0) & (wide > 0)
     first = fits.int().argmax(dim=0, keepdim=True)
     tall, wide = tall.gather(0, first)[0], wide.gather(0, first)[0]
-    top, left = (_uniform((2, count), 0, 1) * torch.stack([height - tall + 1, width - wide + 1])).floor()
-    return Window(top, left, tall, wide), fits.any(dim=0)
+    return _at_random(tall, wide, height, width), fits.any(dim=0)
+
+
+def _at_random(tall: Tensor, wide: Tensor, height: int, width: int) -> Window:
+    """Return windows of these sizes, each at a random place of its image."""
+    import torch
+
+    from imgcls_search.data.operations import Window
+
+    top, left = (_uniform((2, len(tall)), 0, 1) * torch.stack([height - tall + 1, width - wide + 1])).floor()
+    return Window(top, left, tall, wide)
 
 
 def _uniform(size: tuple[int, ...], low: float, high: float) -> Tensor:

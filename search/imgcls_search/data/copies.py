@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from imgcls_search.progress import Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +84,7 @@ def near_sets(
     items: Numbers,
     *,
     count: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[list[list[int]], bool]:
     """Return sets of near-copies, and whether some pairs were not compared because there were too many.
 
@@ -120,9 +122,7 @@ def _distance(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.N
     return np.asarray(1 - (left * right).sum(axis=1) / np.maximum(size, 1e-9))
 
 
-def _candidates(
-    hashes: npt.NDArray[np.uint64], progress: Callable[[int, int], None]
-) -> Iterator[tuple[Numbers, Numbers, bool]]:
+def _candidates(hashes: npt.NDArray[np.uint64], progress: Progress) -> Iterator[tuple[Numbers, Numbers, bool]]:
     """Yield blocks of pairs with one part of the hash equal up to one bit, and whether any pairs were left out."""
     if len(hashes) < 2:
         return

@@ -15,8 +15,9 @@ from imgcls_search.data.image import Fill, Fit, Frame
 from imgcls_search.data.opening import reopened
 from imgcls_search.data.pixel_budget import PixelBudget
 from imgcls_search.data.source import Source, Split
-from imgcls_search.errors import DataError
+from imgcls_search.errors import DataError, one_line
 from imgcls_search.image_size import ImageSize, sides
+from imgcls_search.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -193,9 +194,7 @@ def _colour(image: Image.Image, fill: Fill) -> tuple[int, ...]:
     return tuple(((2 * pixels.sum(axis=0) + len(pixels)) // (2 * len(pixels))).tolist())
 
 
-def unreadable(
-    source: Source, split: Split, frame: Frame, progress: Callable[[int, int], None] | None = None
-) -> list[str]:
+def unreadable(source: Source, split: Split, frame: Frame, progress: Progress | None = None) -> list[str]:
     """Return the names of undecodable images of a split, each with the reason; keep no pixels."""
 
     def trouble(index: int) -> str | None:
@@ -302,4 +301,4 @@ def reason(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

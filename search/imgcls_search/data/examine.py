@@ -16,6 +16,7 @@ from imgcls_search.data.copies import Look, look
 from imgcls_search.data.decode import THREADS, reason, turn_of, unlimited_pillow, upright_rgb
 from imgcls_search.data.inventory import Inventory
 from imgcls_search.data.pixel_budget import PixelBudget
+from imgcls_search.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,8 +40,6 @@ KINDS = {
     "CMYK": "CMYK, 8 bits",
 }
 """Descriptions of Pillow's modes; all others are colour."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,6 +21,7 @@ from imgcls_search.rounding import size
 
 Floats = npt.NDArray[np.float32]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 VERSION = 1
@@ -53,16 +54,15 @@ def features(
     return finished(computing(cache, origin, steps, most_bytes=most_bytes))
 
 
-def finished(steps: Generator[Any, None, T]) -> T:
-    """Return the result of a generator, ignoring its steps."""
-
-    def whole() -> Generator[Any, None, None]:
-        found.append((yield from steps))
-
-    found: list[T] = []
-    for _ in whole():
-        pass
-    return found[0]
+def finished(steps: Generator[S, None, T], tell: Callable[[S], None] = lambda step: None) -> T:
+    """Return the result of a generator; `tell` gets each step."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        tell(step)
 
 
 def computing(

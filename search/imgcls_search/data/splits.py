@@ -16,6 +16,7 @@ from imgcls_search.data import iterative, label_sets
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import CutError
+from imgcls_search.words import first_of
 
 Split = Literal["train", "val", "test"]
 Numbers = npt.NDArray[np.int64]
@@ -126,9 +127,9 @@ def _check_room(
     small = [f"{classes[number]!r} ({counts[number]})" for number in numbers]
     if small:
         place = place if seen is None else seen[numbers[0]]
-        few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
         raise CutError(
-            f"{place}: too few images in class {few}; needed: at least {len(parts)}, one each for {', '.join(parts)}"
+            f"{place}: too few images in class {first_of(small)}; needed: at least {len(parts)}, one each "
+            f"for {', '.join(parts)}"
         )
 
 

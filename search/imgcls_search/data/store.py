@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +15,8 @@ import numpy.typing as npt
 
 from imgcls_search import atomic, digests
 from imgcls_search.config import Component
-from imgcls_search.data import arrays, fingerprint, label_sets
-from imgcls_search.data.arrays import Progress, Summaries
+from imgcls_search.data import arrays, label_sets
+from imgcls_search.data.arrays import Summaries
 from imgcls_search.data.decode import unreadable
 from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.image import Fill, Fit, Frame
@@ -26,6 +25,8 @@ from imgcls_search.data.source import Source, Split
 from imgcls_search.data.stream import Streamed
 from imgcls_search.errors import BuildError, DataError, writing
 from imgcls_search.image_size import ImageSize, normal, sides
+from imgcls_search.progress import Progress
+from imgcls_search.words import first_of
 
 READABLE = "-test-is-readable"
 """Suffix of files that mark a test split as checked for unreadable images."""
@@ -65,8 +66,7 @@ def prepare(
         raise BuildError("image.channels", f"{channels} is not allowed; allowed: 1, 3")
     frame = Frame(size=normal(image_size), channels=channels, fit=fit, fill=fill, margin=margin)
     folder = cache.expanduser().resolve() / _seen_key(source, frame)
-    needed = arrays.num_bytes(source, ("train", "val"), frame)
-    is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
+    is_streamed = _exceeds(folder, source, ("train", "val"), frame, most_bytes)
     if is_streamed:
         assert origin is not None, "who sets a bound tells where to read again"
         folder = folder.with_name(f"{folder.name}{STREAMED}")
@@ -181,7 +181,6 @@ def open_all(
     frame: Frame,
     cache: Path,
     most_bytes: float = math.inf,
-    progress: Progress | None = None,
 ) -> list[Images]:
     """Decode the images of all splits, including the sealed one, and return the non-empty splits.
 
@@ -191,7 +190,7 @@ def open_all(
         DataError: images cannot be read, or the cache cannot be written.
     """
     splits: list[Split] = [split for split in ("train", "val", "test") if source.names[split]]
-    folder, summaries, reader = _keep_all(source, splits, frame, cache, most_bytes, progress)
+    folder, summaries, reader = _keep_all(source, splits, frame, cache, most_bytes, None)
     counts = {split: summaries[split].get("count", len(source.names[split])) for split in splits}
     return [_load(folder, split, counts[split], frame, reader) for split in splits]
 
@@ -228,11 +227,16 @@ def _keep_all(
 ) -> tuple[Path, Summaries, Source | None]:
     """Return the folder and summaries of some splits, and the source if no pixels are stored."""
     folder = cache.expanduser().resolve() / f"{_key(source, frame)}-all"
-    needed = arrays.num_bytes(source, splits, frame)
-    is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
+    is_streamed = _exceeds(folder, source, splits, frame, most_bytes)
     if is_streamed:
         folder = folder.with_name(f"{folder.name}{STREAMED}")
     return folder, _ensure(folder, source, splits, frame, progress), source if is_streamed else None
+
+
+def _exceeds(folder: Path, source: Source, splits: Sequence[Split], frame: Frame, most_bytes: float) -> bool:
+    """Tell whether the pixels of some splits, which are not stored yet, would make the cache too large."""
+    needed = arrays.num_bytes(source, splits, frame)
+    return not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
 
 
 def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> list[str]:
@@ -249,12 +253,11 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
         return known
     broken = unreadable(source, "test", prepared.frame, progress)
     if broken and not source.skips_unreadable:
-        shown = ", ".join(broken[: arrays.SHOWN])
-        more = f" and {len(broken) - arrays.SHOWN} more" if len(broken) > arrays.SHOWN else ""
         is_cut = source.prints.seen == source.prints.whole
         when = " before the search, which remembers what images it had" if is_cut else ""
         raise DataError(
-            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {shown}{more}; "
+            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: "
+            f"{first_of(broken, arrays.SHOWN)}; "
             f"fix or remove them{when}"
         )
     with writing(mark, DataError):
@@ -276,19 +279,12 @@ def _read_mark(mark: Path) -> list[str] | None:
 def _streaming_source(prepared: Prepared) -> Source | None:
     if prepared.streamed_from is None:
         return None
-    with fingerprint.remembering(Path(prepared.folder).parent):
-        source = _described(json.dumps(prepared.streamed_from))
+    from imgcls_search.data import describe_once
+
+    origin = Component(path=f"data.{prepared.streamed_from['name']}", **prepared.streamed_from)
+    source = describe_once(origin, Path(prepared.folder).parent)
     _must_be(source, prepared)
     return source
-
-
-@lru_cache(maxsize=1)
-def _described(component: str) -> Source:
-    # Cached: workers ask for each job, and listing a large folder takes seconds.
-    from imgcls_search.data import describe
-
-    found = json.loads(component)
-    return describe(Component(path=f"data.{found['name']}", **found))
 
 
 def _must_be(source: Source, prepared: Prepared) -> None:

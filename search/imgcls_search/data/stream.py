@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -16,8 +17,28 @@ from imgcls_search.data.source import Source, Split
 from imgcls_search.errors import DataError
 
 
-class Streamed:
-    """A lazy array uint8 [N, channels, height, width] that decodes images on indexing."""
+class DecodedOnIndexing(ABC):
+    """Acts as an array uint8 [N, channels, height, width] that decodes images when it is indexed."""
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the images at some indices [B], decoded by several threads.
+
+        Raises:
+            DataError: a file is gone or has changed since it was checked.
+        """
+        with unlimited_pillow():
+            return np.stack(list(self._pool.map(self._decode, index.tolist())))
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+
+    @abstractmethod
+    def _decode(self, number: int) -> npt.NDArray[np.uint8]: ...
+
+
+class Streamed(DecodedOnIndexing):
+    """Images of a source."""
 
     def __init__(
         self, source: Source, items: Sequence[tuple[Split, int]], frame: Frame, *, whole: bool = False
@@ -31,22 +52,9 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return the images at some indices [B], decoded by several threads.
-
-        Raises:
-            DataError: a file is gone or has changed since it was checked.
-        """
-        with unlimited_pillow():
-            return np.stack(list(self._pool.map(self._decode, index.tolist())))
-
     def joined(self, other: Streamed) -> Streamed:
         """Return the images of both."""
         return Streamed(self.source, [*self.items, *other.items], self.frame, whole=self.whole)
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
 
     def _decode(self, number: int) -> npt.NDArray[np.uint8]:
         split, index = self.items[number]

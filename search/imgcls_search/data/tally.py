@@ -9,7 +9,7 @@ from pathlib import Path
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import LeftOut
 from imgcls_search.errors import DataError
-from imgcls_search.words import counted
+from imgcls_search.words import counted, first_of
 
 SYSTEM_FOLDERS = (
     "__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "recycler", "recycled", "system volume information",
@@ -105,6 +105,5 @@ def image_files(top: Path, tally: Tally) -> Iterator[Path]:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(repr(name) for name in names[:10]) + more
+    """Return the first names in quotes, and how many more there are."""
+    return first_of([repr(name) for name in names])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from imgcls_search.data import fingerprint
 from imgcls_search.data.listing import from_files
 from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Val, assemble, from_arrays
-from imgcls_search.errors import BuildError, DataError, closest
+from imgcls_search.errors import BuildError, DataError, closest, one_line
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _open(name: str, place: str, root: Path, download: bool, content: str, argum
         wanted = f"point root at a folder that has {content}"
         if not download:
             raise DataError(f"{place}: no complete copy in {root}; set download: true or {wanted}") from error
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(
             f"{place}: cannot be fetched into {root}: {reason}; connect to a network or {wanted}"
         ) from error

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as remembered
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from imgcls_search import digests
 from imgcls_search.config import Component, TrialConfig, expand_path
-from imgcls_search.data import describe, file_root, fingerprint
+from imgcls_search.data import describe_once, file_root, fingerprint
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.held_out import Part, find_twins, held_out
@@ -28,10 +28,10 @@ from imgcls_search.data.store import load, open_pool
 from imgcls_search.data.stream import Streamed
 from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.errors import DataError
+from imgcls_search.progress import Progress
 from imgcls_search.signature import Arg, build
 from imgcls_search.words import counted
 
-Progress = Callable[[int, int], None]
 Pixels = npt.NDArray[np.uint8] | Streamed | Chosen
 
 DRAW_SEED = (0, 3)
@@ -151,7 +151,7 @@ def open_unlabeled(
     """
     _, wanted = unlabeled_of(config)
     component = config.component("data")
-    labelled = _described(json.dumps({"name": component.name, "args": dict(component.args)}), cache)
+    labelled = describe_once(component, cache)
     most_bytes = config.section("image").get("cache_gb", CACHE_GB) * 1e9
     pool = _Pool(data, cache, most_bytes, whole, progress)
     if wanted.root is None:
@@ -177,7 +177,7 @@ class _Pool:
         if component.args.get("max_train") is None:
             return parts
         wide = replace(component, args={**component.args, "max_train": None})
-        every = _described(json.dumps({"name": wide.name, "args": dict(wide.args)}), self.cache)
+        every = describe_once(wide, self.cache)
         known = {name for names in labelled.names.values() for name in names}
         others: Sequence[Split] = ("train", "val")
         items = [(s, i) for s in others for i, name in enumerate(every.names[s]) if name not in known]
@@ -383,10 +383,3 @@ def _bare(
         make_prints=make_prints,
         skips_unreadable=skips_unreadable if source is None else source.skips_unreadable,
     )
-
-
-@lru_cache(maxsize=4)
-def _described(component: str, cache: Path) -> Source:
-    # Cached: workers ask for each job, and listing a large folder takes seconds.
-    found = json.loads(component)
-    return describe(Component(path=f"data.{found['name']}", **found), cache)

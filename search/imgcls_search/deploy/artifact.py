@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import zlib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from imgcls_search.deploy import openvino_ir
 from imgcls_search.errors import DeployError, UserError
 from imgcls_search.external_data import must_be_alone
+from imgcls_search.processor import processor_name
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -226,16 +226,7 @@ def _options() -> Any:
 def conditions(artifact: Artifact) -> dict[str, str | int]:
     """Return the conditions of a latency measurement."""
     runtime = f"{artifact.runtime} {metadata.version(artifact.runtime)}"
-    return {"processor": _processor(), "runtime": runtime, "threads": 1, "batch": 1}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return {"processor": processor_name(), "runtime": runtime, "threads": 1, "batch": 1}
 
 
 def measure_latency(artifact: Artifact, pixels: npt.NDArray[np.uint8]) -> Latency:

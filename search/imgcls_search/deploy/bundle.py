@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from imgcls_search.deploy.artifact import INPUT, OUTPUT, Artifact
 from imgcls_search.deploy.unlike import SCORES, Score
 from imgcls_search.errors import DeployError
 from imgcls_search.image_size import ImageSize, normal
+from imgcls_search.measures import is_number
 from imgcls_search.terminal import shown
 
 FORMAT = 1
@@ -334,18 +334,18 @@ def _sureness(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> 
     if (
         not isinstance(values, list)
         or len(values) != (len(labels) if several else 1)
-        or not all(_is_number(value) and value > 0 for value in values)
+        or not all(is_number(value) and value > 0 for value in values)
     ):
         raise DeployError(
             f"{folder / DESCRIPTION}: calibration.temperatures: {values!r:.50} is not allowed; allowed: {allowed}"
         )
     refusal, strange = _part(folder, about, "refusal"), _part(folder, about, "unlike")
     least: Any = refusal.get("min_confidence") if refusal is not None else None
-    if refusal is not None and not (_is_number(least) and 0 <= least <= 1):
+    if refusal is not None and not (is_number(least) and 0 <= least <= 1):
         place = f"{folder / DESCRIPTION}: refusal.min_confidence"
         raise DeployError(f"{place}: {least!r:.50} is not allowed; allowed: a number from 0 to 1")
     limit = strange.get("threshold") if strange is not None else None
-    if strange is not None and (strange.get("score") not in SCORES or not _is_number(limit)):
+    if strange is not None and (strange.get("score") not in SCORES or not is_number(limit)):
         raise DeployError(
             f"{folder / DESCRIPTION}: unlike: {strange!r:.50} is not allowed; allowed: a score of "
             f"{', '.join(SCORES)}, and a number as threshold"
@@ -366,10 +366,6 @@ def _part(folder: Path, about: Mapping[str, Any], name: str) -> Mapping[str, Any
     return part
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
-
-
 def _decision_costs(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> Costs | None:
     """Return the costs of decisions; None if a bundle has none, as in earlier versions."""
     if "decision" not in about:
@@ -379,7 +375,7 @@ def _decision_costs(folder: Path, about: Mapping[str, Any], labels: Sequence[str
     if not isinstance(stated, dict) or not stated or not all(isinstance(row, dict) for row in stated.values()):
         raise DeployError(f"{place}: damaged; allowed: costs by true and by predicted class")
     for value in (value for row in stated.values() for value in row.values()):
-        if not _is_number(value) or value < 0:
+        if not is_number(value) or value < 0:
             raise DeployError(f"{place}: {value!r:.50} is not allowed; allowed: a number >= 0")
     if (found := problem(stated, labels)) is not None:
         raise DeployError(shown(f"{place}: {found[1]}"))

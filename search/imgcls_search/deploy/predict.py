@@ -22,6 +22,7 @@ from imgcls_search.deploy.bundle import Bundle
 from imgcls_search.deploy.unlike import doubt
 from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import UserError
+from imgcls_search.probabilities import sigmoid, softmax
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -170,19 +171,6 @@ def cost_of_views(bundle: Bundle, views: ViewsName) -> str:
     one = measure_latency(bundle.artifact, pixels).median_ms
     count = len(VIEWS[views])
     return f"test-time augmentation ({views}): {count} views, about {count * one:.3g} ms an image instead of {one:.3g}"
-
-
-def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return probabilities [N, classes], in double precision, from logits [N, classes]."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
-
-
-def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return probabilities [N, labels], in double precision, from logits [N, labels]."""
-    probabilities: npt.NDArray[np.float64] = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
-    return probabilities
 
 
 def count_images(paths: Iterable[Path | InMemory]) -> int:

@@ -39,11 +39,9 @@ from imgcls_search.executors.questions import (
     TryMetrics,
 )
 from imgcls_search.image_size import ImageSize
+from imgcls_search.progress import Progress
 from imgcls_search.worker import head_plan
 from imgcls_search.worker.pretrained_file import AboutBackbone
-
-Progress = Callable[[int, int], None]
-"""Called with the number of decoded images and of all images."""
 
 T = TypeVar("T")
 

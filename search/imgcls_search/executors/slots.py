@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from imgcls_search.protocol import (
+    Continue,
     Event,
     Failed,
-    GoOn,
-    Held,
-    Hold,
     Job,
     Message,
     MilestoneReached,
+    Pause,
+    Paused,
     Stop,
     Stopped,
     WorkerDied,
@@ -46,17 +46,17 @@ class Slot:
     def hold(self) -> None:
         """Ask the worker to pause between two steps; it replies, unless its job ends first."""
         self.is_held = True
-        self.tell(Hold())
+        self.tell(Pause())
 
     def go_on(self) -> None:
         """Let a worker that was held continue."""
         if self.is_held:
             self.is_held = self.is_resting = False
-            self.tell(GoOn())
+            self.tell(Continue())
 
     def note(self, event: Event) -> None:
         """Update the slot's state from a worker event."""
-        if isinstance(event, Held):
+        if isinstance(event, Paused):
             # Unless it was told to continue in the meantime.
             self.is_resting = self.is_held
         elif isinstance(event, _ENDS):
@@ -136,7 +136,7 @@ class SlotsExecutor(Generic[AnySlot]):
 
     def _take_in(self, event: Event | None) -> None:
         """Handle an event of a worker; None if it died without a job."""
-        if event is not None and not isinstance(event, Held):
+        if event is not None and not isinstance(event, Paused):
             self.events.append(event)
         self._attend_alone()
 

@@ -11,6 +11,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import Scalar
 from imgcls_search.errors import StudyError, UserError
 from imgcls_search.jobs.replay import space_of
+from imgcls_search.measures import sign_of
 from imgcls_search.space import Parameter, Space, start_of
 from imgcls_search.space.overrides import plain_value, refuse_unreadable
 from imgcls_search.strategy.encoding import value_at
@@ -120,7 +121,7 @@ def _by_merit(record: Record) -> list[Trial]:
     """Return the ranked trials, then the others by last reported epoch and score; leave out trials without a score."""
     first = best.ranked(record)
     known = {trial.number for trial in first}
-    sign = 1 if record.objectives[0][1] == "maximize" else -1
+    sign = sign_of(record.objectives[0][1])
     others = [
         (trial.last_shown, sign * trial.value_at(trial.last_shown), -trial.number, trial)
         for trial in record.trials

@@ -14,13 +14,11 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
 from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.executors.helper import feature_cache, image_cache
+from imgcls_search.progress import Progress, WorkProgress
 from imgcls_search.training.device import available_devices
 from imgcls_search.training.metrics import score
 from imgcls_search.training.probe import fit_linear, predict_by_neighbours
 from imgcls_search.worker import features, measuring, pipeline
-
-Progress = Callable[[str, int, int], None]
-"""Called with a description of the work, the number done, and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +58,8 @@ class Failed:
 def compare_backbones(
     configs: Sequence[TrialConfig],
     root: Path,
-    progress: Progress,
+    progress: WorkProgress,
     say: Callable[[str], None] | None = None,
-    *,
-    seed: int = 0,
 ) -> tuple[list[Probed], list[Failed]]:
     """Score configurations of pretrained networks, best first; cache features below `root` for later calls.
 
@@ -80,25 +76,25 @@ def compare_backbones(
         )
         say = None
         try:
-            found.append(_probe(config, data, root, device, progress, seed))
+            found.append(_probe(config, data, root, device, progress))
         except (BuildError, CheckpointError) as error:
             failed.append(Failed(model=config.to_dict()["model"], reason=str(error)))
     return sorted(found, key=lambda each: -each.linear_accuracy), failed
 
 
-def _probe(config: TrialConfig, data: Prepared, root: Path, device: str, progress: Progress, seed: int) -> Probed:
+def _probe(config: TrialConfig, data: Prepared, root: Path, device: str, progress: WorkProgress) -> Probed:
     name = next(iter(config.to_dict()["model"].values())).get("name") or config.component("model").name
     started = time.perf_counter()
-    backbone = features.backbone(config, data, device)
+    backbone = features.frozen_network(config, data, device)
 
-    def show(split: str) -> features.Progress:
+    def show(split: str) -> Progress:
         return lambda done, of: progress(f"{name}: features of {split} images", done, of)
 
     known = features.features_of(backbone, "train", feature_cache(root), show("train"))
     asked = features.features_of(backbone, "val", feature_cache(root), show("val"))
     computed = time.perf_counter()
     labels, truth = load(data, "train").labels, load(data, "val").labels
-    head = fit_linear(known, labels, len(data.classes), seed)
+    head = fit_linear(known, labels, len(data.classes), seed=0)
     scores = score(head.logits(asked), truth)
     nearest = predict_by_neighbours(known, labels, asked)
     cost = measuring.count(config.component("model"), data.shape)

@@ -18,7 +18,7 @@ from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
-from imgcls_search.measures import ALWAYS, OF_FEATURES
+from imgcls_search.measures import ALWAYS, OF_FEATURES, sign_of
 from imgcls_search.orchestrator import code_used, named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.backbones import Backbone
 from imgcls_search.protocol import Job, Portion
@@ -27,7 +27,7 @@ from imgcls_search.study.activity import shown_state
 from imgcls_search.study.facts import Opening
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.study.result_facts import Choice, Confirmation, RankedTrial, SpreadOfSeeds, TestScores
+from imgcls_search.study.result_facts import ChoiceBySeeds, Confirmation, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.trial import MEASURED, SIZES, Trial
 from imgcls_search.words import counted
 
@@ -176,7 +176,7 @@ def confirm(
             pretrains=pretrains,
         )
         retraining.compare_weights(chosen_from)
-        found = _choose(retraining, chosen_from, seeds, 1 if direction == "maximize" else -1)
+        found = _choose(retraining, chosen_from, seeds, sign_of(direction))
         chosen = record.by_number[found["chosen"]]
         images = retraining.data(chosen)
         if images.folds:
@@ -281,7 +281,7 @@ def _known(known: Confirmation, trials: Sequence[int], seeds: int, *, pretrains:
     return known
 
 
-def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: int) -> Choice:
+def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: int) -> ChoiceBySeeds:
     drawn = fresh_seeds(retraining.record, 2 * seeds)
     choosing, fresh = drawn[:seeds], drawn[seeds:]
     retraining.trainer.watcher.say(
@@ -321,7 +321,13 @@ def _rank(trial: Trial, scores: Mapping[int, Sequence[float]], chosen: Trial) ->
 
 
 def _open_test(
-    record: Record, files: StudyFiles, found: Choice, data: Prepared, watcher: TrainingWatcher, *, pretrains: bool
+    record: Record,
+    files: StudyFiles,
+    found: ChoiceBySeeds,
+    data: Prepared,
+    watcher: TrainingWatcher,
+    *,
+    pretrains: bool,
 ) -> TestScores:
     """Score the winner's new trainings on the test split; record the opening first."""
     from dataclasses import replace
@@ -334,13 +340,7 @@ def _open_test(
     portion: Portion = "train+val" if data.folds else "train"
     opening = Opening(by="confirm", at=now(), seeds=seeds, portion=portion, trial=found["chosen"])
     component = record.by_number[found["chosen"]].candidate.config.component("data")
-    changed = study_data.look_for_other_test(
-        component, Path(data.folder).parent, record.fact("data"), f"study {files.name!r} began"
-    )
-    if changed is not None:
-        opening["test_changed"] = changed[0]
-        watcher.say(changed[1])
-    record.append_fact("test_openings", opening)
+    study_data.note_opening(record, opening, component, Path(data.folder).parent, watcher.say)
     found_by: list[Evaluation] = []
     for seed in seeds:
         network, config, known = read_network(weights_path(files, found["chosen"], seed, portion, pretrains=pretrains))

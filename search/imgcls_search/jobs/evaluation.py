@@ -20,12 +20,13 @@ from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.predictions import as_text, separator
 from imgcls_search.deploy.views import VIEWS, Seen, View, ViewsName
 from imgcls_search.errors import DataError
+from imgcls_search.probabilities import probabilities_of
 from imgcls_search.terminal import shown
 from imgcls_search.training import corrupted, custom_metrics
 from imgcls_search.training.device import available_devices, move
 from imgcls_search.training.evaluation import corruptions as corruptions_of
 from imgcls_search.training.evaluation import predict
-from imgcls_search.training.metrics import Wanted, probabilities_of, score
+from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.worker import finish, image_sets
 
 SplitName = Literal["val", "test", "all", "folds"]

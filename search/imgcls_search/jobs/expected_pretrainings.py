@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ from imgcls_search.data.unlabeled import look_for_unlabeled
 from imgcls_search.orchestrator.backbones import look_early
 from imgcls_search.space import Space
 from imgcls_search.space.problems import plain
-from imgcls_search.strategy.draws import draw_random
-from imgcls_search.strategy.view import View
+from imgcls_search.strategy.draws import random_configs
 
 MOST_DRAWS = 200
 """Draw at most this many random configurations."""
@@ -60,7 +59,8 @@ def expected(space: Space) -> ExpectedPretrainings | None:
     if not _ways(space):
         return None
     found: dict[str, TrialConfig] = {}
-    configs = [space.first()] if space.is_config else list(_draws(space))
+    count = min(space.study["trials"], MOST_DRAWS)
+    configs = [space.first()] if space.is_config else list(random_configs(space, count))
     look_early(configs)
     if space.is_of_pretraining:
         # Its trials are pretrainings themselves.
@@ -90,11 +90,6 @@ def timed_as(space: Space) -> dict[str, str]:
 def _ways(space: Space) -> Mapping[str, Any]:
     """Return the pretrainings that a space names, with their arguments."""
     return {name: plain(args) for name, args in space.document.get("pretrain", {}).items() if name != "none"}
-
-
-def _draws(space: Space) -> Iterator[TrialConfig]:
-    count = min(space.study["trials"], MOST_DRAWS)
-    return (draw_random(View(space, [], [], 0), number, 0).config for number in range(count))
 
 
 def _copies(config: TrialConfig) -> int:

@@ -52,6 +52,20 @@ def chosen_trial(record: Record, number: int | None) -> Trial:
     return best.the_best(record) if confirmed is None else find_trial(record, confirmed["chosen"])
 
 
+def complete_trial(files: StudyFiles, record: Record, number: int | None) -> Trial:
+    """Return the same trial, which must be complete.
+
+    Raises:
+        StudyError: as `chosen_trial`, or the trial is not complete.
+        NoResultError: no trial is complete.
+    """
+    trial = chosen_trial(record, number)
+    if trial.state != "complete":
+        stands = shown_state(trial, record)
+        raise StudyError(f"trial {trial.number} of study {files.name!r} is {stands}; allowed: a complete trial")
+    return trial
+
+
 def find_trial(record: Record, number: int) -> Trial:
     """Return a trial by its number.
 

@@ -9,18 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from imgcls_search.jobs.report_effort import SIMILAR_MACS
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.models.cost import images_within
-
-MOST_MACS = 5e11
-"""Most multiply-accumulates to spend on training images; use a random sample if all would need more."""
 
 LEAST_IMAGES = 200
 
 
 def affordable(count: int, macs: float) -> np.ndarray[Any, Any]:
     """Return the indices of the training images to use: all, or a random sample if all would take too long."""
-    most = images_within(MOST_MACS, macs, least=LEAST_IMAGES)
+    most = images_within(SIMILAR_MACS, macs, least=LEAST_IMAGES)
     if count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, most, replace=False))

@@ -13,7 +13,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.errors import UserError
 from imgcls_search.jobs.trainer import Trainer
 from imgcls_search.orchestrator import teachers
-from imgcls_search.orchestrator.backbones import Backbone, Needs, Store, job_of
+from imgcls_search.orchestrator.backbones import Backbone, BackboneFinder, BackboneStore, job_of
 from imgcls_search.protocol import Portion
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import StudyFiles, find_study
@@ -40,8 +40,10 @@ class PretrainedNetworks:
         If all networks together are larger than `most_gb`, the least recently used ones are deleted.
         """
         self.trainer, self.most_bytes = trainer, most_gb * 1e9
-        self.store = Store(trainer.helper.root)
-        self.needs = Needs(helper=trainer.helper, seed=seed, teacher_of=teacher_of, progress=trainer.watcher.decoding)
+        self.store = BackboneStore(trainer.helper.root)
+        self.finder = BackboneFinder(
+            helper=trainer.helper, seed=seed, teacher_of=teacher_of, progress=trainer.watcher.decoding
+        )
 
     @classmethod
     def of_study(cls, trainer: Trainer, files: StudyFiles, record: Record) -> PretrainedNetworks:
@@ -58,10 +60,10 @@ class PretrainedNetworks:
         Raises:
             DataError: the images to pretrain on are missing, damaged or too few.
         """
-        found = self.needs.of(config, data, portion=portion, seed=seed)
-        for line in self.needs.lines:
+        found = self.finder.of(config, data, portion=portion, seed=seed)
+        for line in self.finder.lines:
             self.trainer.watcher.say(line)
-        self.needs.lines.clear()
+        self.finder.lines.clear()
         return found
 
     def files_of(self, needed: Iterable[Backbone]) -> tuple[str, ...]:
@@ -116,7 +118,7 @@ class PretrainedNetworks:
         self.trainer.train(jobs, [f"pretraining {each.what}" for each in backbones])
         for each in backbones:
             self.store.finish(each.key)
-        self.store.tidy(self.most_bytes, {each.key for each in self.needs.known.values()})
+        self.store.tidy(self.most_bytes, {each.key for each in self.finder.known.values()})
 
 
 def seed_of(record: Record) -> int:

@@ -18,7 +18,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape, Prepared
 from imgcls_search.errors import StudyError
 from imgcls_search.executors.replay import Curves, ReplayExecutor
-from imgcls_search.measures import bounds
+from imgcls_search.measures import bounds, sign_of
 from imgcls_search.orchestrator.begin import Outcome
 from imgcls_search.orchestrator.search import Search
 from imgcls_search.signature import Arg, Catalog, Fields, Leaf, build, read
@@ -30,7 +30,7 @@ from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.strategy.view import View
 from imgcls_search.study.endings import Ending
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import Limits, StudySettings
 from imgcls_search.trial import MEASURED, SIZES, Candidate, Trial
@@ -76,7 +76,7 @@ def replay(
         search = Search(
             space=space,
             files=StudyFiles(Path(folder), space.name),
-            record=unwritten_record(space.name, space.objectives),
+            record=record_in_memory(space.name, space.objectives),
             executor=ReplayExecutor(curves, workers),
             helper=Idle(),
             watcher=steps,
@@ -223,7 +223,7 @@ def refuse_measured(record: Record) -> None:
 
 def as_it_was(record: Record) -> Replayed:
     """Return the cost and result of the study itself, in the order of its trials."""
-    sign = 1 if record.objectives[0][1] == "maximize" else -1
+    sign = sign_of(record.objectives[0][1])
     bests: list[tuple[int, float]] = []
     spent = 0
     for trial in record.trials:

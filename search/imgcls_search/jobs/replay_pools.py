@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from imgcls_search.errors import StudyError
 from imgcls_search.jobs.pools import Estimate, PoolSearch, difference, end_of, expected_best, speed_of
 from imgcls_search.jobs.replay import FromPool, Recorded, refuse_measured, replay
+from imgcls_search.measures import sign_of
 from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.samplers import SAMPLERS
@@ -81,7 +82,7 @@ def compare(
         )
     curves = Recorded(each)
     found = [[_search(curves, space, each, seed, count, budget, workers) for seed in range(seeds)] for space in spaces]
-    sign = 1 if record.objectives[0][1] == "maximize" else -1
+    sign = sign_of(record.objectives[0][1])
     compared = (_compared(space, ours, found[0], budget, sign) for space, ours in zip(spaces, found, strict=True))
     return Comparison(
         seeds=seeds, configurations=count, max_epochs=budget, trainings=budget // epochs, strategies=tuple(compared)
@@ -107,7 +108,7 @@ def _search(
     ends = [each.get(metric, math.nan) for each in shown]
     if all(map(math.isnan, ends)):
         raise StudyError(f"no curve of a part has {metric} at its end")
-    sign = 1 if direction == "maximize" else -1
+    sign = sign_of(direction)
     return PoolSearch(bests=steps.bests, expected=expected_best(ends, budget // epochs, sign))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,15 +17,13 @@ from imgcls_search.errors import BuildError, UserError
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import usable_slots
 from imgcls_search.image_size import ImageSize, normal, sides
+from imgcls_search.progress import Progress
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random, draw_start
 from imgcls_search.strategy.view import View
 
 ASSUMED_CLASSES = 10
 """Number of classes to assume if the images are missing."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of configurations built, and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import TYPE_CHECKING
 
 from imgcls_search.config import Component
-from imgcls_search.errors import BuildError, UserError
+from imgcls_search.errors import BuildError, UserError, one_line
 from imgcls_search.image_size import ImageSize, shown
 from imgcls_search.models.airbench import airbench
 from imgcls_search.models.alexnet import alexnet
@@ -69,7 +69,7 @@ def families() -> Mapping[str, Callable[..., nn.Module]]:
             found[entry.name] = entry.load()
         # Importing a foreign module may raise anything.
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise UserError(
                 f"the model family {entry.name!r} of the package {package} cannot be loaded ({reason}); "
                 "fix or remove that package"

@@ -94,10 +94,16 @@ def with_head(model: nn.Module, head: Component) -> nn.Module:
     assert isinstance(anatomy, Anatomy)
     if (dropout := dropout_before(model)) is not None:
         dropout.p = 0.0
-    parent, _, name = anatomy.head.rpartition(".")
-    new = build(HEADS, head, features=layer.in_features, classes=layer.out_features)
-    setattr(model.get_submodule(parent), name, new)
+    replace_head(model, build(HEADS, head, features=layer.in_features, classes=layer.out_features))
     return model
+
+
+def replace_head(model: nn.Module, layer: nn.Module) -> None:
+    """Put a layer in the place of a model's head; `nn.Identity` removes it."""
+    anatomy = model.anatomy
+    assert isinstance(anatomy, Anatomy)
+    parent, _, name = anatomy.head.rpartition(".")
+    setattr(model.get_submodule(parent), name, layer)
 
 
 def dropout_before(model: nn.Module) -> nn.Dropout | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from imgcls_search.config import Component
-from imgcls_search.errors import BuildError, CheckpointError
+from imgcls_search.errors import BuildError, CheckpointError, one_line
 from imgcls_search.image_size import ImageSize, by, normal
 from imgcls_search.models import timm_hub, weights_files
 from imgcls_search.models.anatomy import Anatomy
@@ -218,7 +218,7 @@ def _fetched(path: str, name: str, weights: Any, hub: str) -> Tensors:
     # Network, hash and file errors may be of any type.
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the pretrained weights of {name} cannot be fetched ({_reason(error)}); "
+            f"{path}: the pretrained weights of {name} cannot be fetched ({one_line(error, 200)}); "
             f"connect to a network, or put {file} into {folder}"
         ) from error
     return modernised(state)
@@ -294,7 +294,8 @@ def _fetched_by_timm(component: Component, arguments: Mapping[str, Any], shape: 
         folder, names = weights_files.torch_cache(), timm_hub.file_names(settings)
         raise CheckpointError(
             f"{component.path}.weights: the pretrained weights of {component.args['name']} cannot be fetched "
-            f"({_reason(error)}); connect to a network, or put {timm_hub.address(settings)} into {folder} as {names[0]}"
+            f"({one_line(error, 200)}); connect to a network, or put "
+            f"{timm_hub.address(settings)} into {folder} as {names[0]}"
         ) from error
     return model.state_dict()
 
@@ -336,7 +337,3 @@ def _must_fit(path: str, wanted: str, tensors: Tensors, model: nn.Module, anatom
 def _common_prefix(tensors: Tensors) -> str:
     firsts = {name.partition(".")[0] for name in tensors}
     return f"{firsts.pop()}." if len(firsts) == 1 else ""
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -21,6 +21,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.data.unlabeled import look_for_unlabeled
 from imgcls_search.errors import StudyError, writing
 from imgcls_search.executors.helper import Helper, backbone_cache
+from imgcls_search.progress import Progress
 from imgcls_search.protocol import Job, Portion
 from imgcls_search.study.facts import KnownBackbone
 from imgcls_search.study.record import Record
@@ -74,7 +75,7 @@ class Backbone:
         return {**known, **more}  # type: ignore[typeddict-item]
 
 
-class Store:
+class BackboneStore:
     """The folder of pretrained networks."""
 
     def __init__(self, root: Path) -> None:
@@ -167,7 +168,7 @@ class Store:
 
 
 @dataclass(kw_only=True)
-class Needs:
+class BackboneFinder:
     """Finds the pretrained networks that configurations need."""
 
     helper: Helper
@@ -177,7 +178,7 @@ class Needs:
     teacher_of: Callable[[TrialConfig], str | None]
     """Returns the weights file that a pretraining imitates."""
 
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     known: dict[tuple[str, int | None, int], Backbone] = field(default_factory=dict)
     prints: dict[tuple[str, int, int | None], str] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
@@ -278,7 +279,7 @@ def _without_source(pretrain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {key: value for key, value in args.items() if key != "teacher"}}
 
 
-def job_of(backbone: Backbone, store: Store, number: int, *, micro_batches: int = 1) -> Job:
+def job_of(backbone: Backbone, store: BackboneStore, number: int, *, micro_batches: int = 1) -> Job:
     """Return the job that makes a network, or resumes an interrupted one."""
     return Job(
         trial=number,

@@ -25,7 +25,7 @@ from imgcls_search.orchestrator import (
     teachers,
     weights_used,
 )
-from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
+from imgcls_search.orchestrator.backbones import BackboneFinder, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline
 from imgcls_search.orchestrator.engines import cluster_engine, local_engine
@@ -35,9 +35,8 @@ from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.orchestrator.tracking import tracked
 from imgcls_search.signature import build
 from imgcls_search.space import Space
-from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.draws import random_configs
 from imgcls_search.strategy.samplers import SAMPLERS
-from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study import requests
 from imgcls_search.study.address import Address
@@ -126,7 +125,7 @@ def run(
             watcher.say(line)
         known = record.facts.get("teachers", {}) if record is not None else {}
         taught_by = teachers.settle(space, files, data, helper, known)
-        pretrained = Needs(
+        pretrained = BackboneFinder(
             helper=helper,
             seed=settings.seed,
             teacher_of=lambda alone: teachers.path_of(alone, files, taught_by),
@@ -174,7 +173,7 @@ def _search(search: Search, executor: MeteredExecutor, record: Record, files: St
     except NoResultError:
         write_note(record)
         raise
-    executor.passed("idle")
+    executor.count_time("idle")
     executor.save()
     _tell_pending(record, watcher)
     # From now on nobody works on the study.
@@ -251,15 +250,15 @@ def _shown_in_all(data: Prepared) -> set[int]:
     return set.intersection(*(label_sets.seen(labels[items]) for items in places(data.folds, len(train))))
 
 
-def _look_at_unlabeled(space: Space, needs: Needs, watcher: Watcher) -> None:
+def _look_at_unlabeled(space: Space, finder: BackboneFinder, watcher: Watcher) -> None:
     """Decode the images that random draws pretrain on, and report notes about them.
 
     Raises:
         DataError: they are missing, damaged or too few.
     """
     for config in _pretraining_draws(space):
-        needs.of(config, needs.helper.prepare(config))
-    for line in needs.lines:
+        finder.of(config, finder.helper.prepare(config))
+    for line in finder.lines:
         watcher.say(line)
 
 
@@ -277,24 +276,20 @@ def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> Study
 def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]:
     """Return the estimated peak memory in training, bytes, of random draws that can be built."""
     needs = []
-    for config, shape in _random_configs(space, PACKING_DRAWS, num_classes):
+    for config, shape in _configs_with_shapes(space, PACKING_DRAWS, num_classes):
         with contextlib.suppress(BuildError):
             needs.append(helper.measure(config, shape)["memory"])
     return needs or [0.0]
 
 
-def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
-    for config in _draws(space, count):
+def _configs_with_shapes(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
+    for config in random_configs(space, count):
         yield config, InputShape.of(config.section("image"), num_classes)
-
-
-def _draws(space: Space, count: int) -> Iterator[TrialConfig]:
-    return (draw_random(View(space, [], [], 0), number, 0).config for number in range(count))
 
 
 def _pretraining_draws(space: Space) -> Iterator[TrialConfig]:
     """Yield random configurations if the space has any pretraining."""
-    return _draws(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
+    return random_configs(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
 
 
 def fetch_weights(
@@ -317,7 +312,7 @@ def fetch_weights(
             told.add(line)
             say(line)
 
-    for config, shape in _random_configs(space, WEIGHTS_DRAWS, num_classes):
+    for config, shape in _configs_with_shapes(space, WEIGHTS_DRAWS, num_classes):
         if config.digest("model", "image") not in seen:
             seen.add(config.digest("model", "image"))
             with contextlib.suppress(BuildError):

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from imgcls_search import own_code
+from imgcls_search import digests, own_code
 from imgcls_search.errors import UserError
 from imgcls_search.models.custom import problem_of
 from imgcls_search.space import Space
 from imgcls_search.study.facts import CodeFact
 from imgcls_search.study.record import Record
 from imgcls_search.training.custom_metrics import is_own_function
-
-SHOWN_DIGITS = 12
-"""Digits of a digest that a message shows."""
 
 
 def references(document: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
@@ -89,8 +86,8 @@ def differing(known: Mapping[str, CodeFact], found: Mapping[str, str]) -> Iterat
         fact = known.get(function)
         if fact is not None and _latest(fact) != digest:
             yield (
-                f"{function}: its source has changed since it was last used (sha256 {_latest(fact)[:SHOWN_DIGITS]}, is "
-                f"now {digest[:SHOWN_DIGITS]}); scores from before and after may not be comparable"
+                f"{function}: its source has changed since it was last used (sha256 {digests.shown(_latest(fact))}, is "
+                f"now {digests.shown(digest)}); scores from before and after may not be comparable"
             )
 
 

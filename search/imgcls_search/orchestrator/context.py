@@ -10,6 +10,7 @@ from typing import Protocol
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape, Prepared
 from imgcls_search.errors import StudyError
+from imgcls_search.measures import sign_of
 from imgcls_search.space import Space
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -53,7 +54,7 @@ class SearchContext:
     @cached_property
     def sign(self) -> int:
         """1 if the first objective is maximized, -1 if it is minimized."""
-        return 1 if self.space.objectives[0][1] == "maximize" else -1
+        return sign_of(self.space.objectives[0][1])
 
     def outcome(self, trial: Trial) -> tuple[list[float], dict[str, float]]:
         """Return the values of a trial at its last epoch, and its excess over each measured limit.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from imgcls_search.orchestrator.context import SearchContext
-from imgcls_search.study import outlook
+from imgcls_search.study import best, outlook
 from imgcls_search.study.activity import progress_of
 from imgcls_search.study.endings import Ending
 from imgcls_search.study.facts import Run
@@ -42,8 +42,7 @@ def _has_reached(context: SearchContext, target: float) -> bool:
     """Tell whether a complete trial within all limits is as good as the target."""
     return any(
         trial.values is not None and context.sign * trial.values[0] >= context.sign * target
-        for trial in context.record.trials
-        if trial.state == "complete" and trial.is_feasible
+        for trial in best.feasible(context.record)
     )
 
 

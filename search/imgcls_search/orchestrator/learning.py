@@ -17,6 +17,7 @@ from typing import Any, Literal
 from imgcls_search import __version__, digests
 from imgcls_search.config import Scalar, TrialConfig
 from imgcls_search.errors import StudyError, UserError
+from imgcls_search.measures import sign_of
 from imgcls_search.space import Parameter, Space
 from imgcls_search.space.problems import canonical
 from imgcls_search.strategy.earlier import EarlierStudy, EarlierTrial
@@ -26,7 +27,7 @@ from imgcls_search.study.files import StudyFiles, find_study, study_names
 from imgcls_search.study.glance import Glance, glance
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
-from imgcls_search.words import counted
+from imgcls_search.words import counted, first_of
 
 KEY = "study.learn_from"
 
@@ -63,9 +64,9 @@ def learn(space: Space, files: StudyFiles, say: Callable[[str], None]) -> list[L
     found = reader.read_all() if isinstance(asked, str) else reader.read_named(asked)
     if found:
         names = [f"{fact['study']} ({counted('trial', len(fact['rows']))})" for fact in found]
-        say(f"learns from {len(found)} earlier stud{'y' if len(found) == 1 else 'ies'}: {_shown(names)}")
+        say(f"learns from {len(found)} earlier stud{'y' if len(found) == 1 else 'ies'}: {first_of(names, SHOWN)}")
     if reader.left_out:
-        say(f"does not learn from {_shown([f'{name}: {why}' for name, why in reader.left_out.items()])}")
+        say(f"does not learn from {first_of([f'{name}: {why}' for name, why in reader.left_out.items()], SHOWN)}")
     return found
 
 
@@ -90,12 +91,12 @@ def note_of_change(record: Record, space: Space) -> str | None:
     if then is None or _plain(then) == _plain(now):
         return None
     names = [fact["study"] for fact in record.facts.get("learned", [])]
-    learned = f"from {_shown(names)}" if names else "nothing"
+    learned = f"from {first_of(names, SHOWN)}" if names else "nothing"
     return f"{KEY}: decides at the beginning of a study; this one learned {learned}, and learns nothing now"
 
 
 @dataclass(kw_only=True)
-class _Candidate:
+class _SourceStudy:
     """A study that may be learned from."""
 
     files: StudyFiles
@@ -116,7 +117,7 @@ class _Reader:
     def read_all(self) -> list[LearnedFact]:
         """Read the studies in the same folder or database that search some of the same settings."""
         names = study_names(self.files.root, self.files.address)
-        return self._read(self._candidates(name for name in names if name != self.files.name))
+        return self._read(self._possible_sources(name for name in names if name != self.files.name))
 
     def read_named(self, names: Sequence[str]) -> list[LearnedFact]:
         """Read the studies of these names.
@@ -132,16 +133,16 @@ class _Reader:
                 self._beside(name).must_exist()
             except StudyError as error:
                 raise UserError(f"{where}: {error}") from None
-        found = self._candidates(dict.fromkeys(names))
-        for candidate in found:
-            if not candidate.shared:
-                self.left_out[candidate.files.name] = "has no searched setting in common with this space"
+        found = self._possible_sources(dict.fromkeys(names))
+        for source in found:
+            if not source.shared:
+                self.left_out[source.files.name] = "has no searched setting in common with this space"
         return self._read(found)
 
     def _beside(self, name: str) -> StudyFiles:
         return find_study(self.files.root, name, self.files.address)
 
-    def _candidates(self, names: Iterable[str]) -> list[_Candidate]:
+    def _possible_sources(self, names: Iterable[str]) -> list[_SourceStudy]:
         found = []
         for name in names:
             with _explaining(name, self.left_out):
@@ -153,7 +154,7 @@ class _Reader:
                 if shared and (why := self._why_not(seen)) is not None:
                     self.left_out[name] = why
                 else:
-                    found.append(_Candidate(files=files, trials=seen.trials, shared=shared))
+                    found.append(_SourceStudy(files=files, trials=seen.trials, shared=shared))
         return found
 
     def _why_not(self, seen: Glance) -> str | None:
@@ -170,15 +171,15 @@ class _Reader:
     def _count_shared(self, seen: Glance) -> int:
         return sum(_is_searched(seen.space, parameter) for parameter in self.parameters)
 
-    def _read(self, candidates: Sequence[_Candidate]) -> list[LearnedFact]:
-        fit = [candidate for candidate in candidates if candidate.shared]
-        fit.sort(key=lambda candidate: (-candidate.shared, -candidate.trials, candidate.files.name))
+    def _read(self, sources: Sequence[_SourceStudy]) -> list[LearnedFact]:
+        fit = [source for source in sources if source.shared]
+        fit.sort(key=lambda source: (-source.shared, -source.trials, source.files.name))
         found: list[LearnedFact] = []
-        for candidate in fit:
+        for source in fit:
             if len(found) == MOST_STUDIES:
                 break
-            with _explaining(candidate.files.name, self.left_out):
-                fact = self._copy(candidate.files)
+            with _explaining(source.files.name, self.left_out):
+                fact = self._copy(source.files)
                 if fact is not None:
                     found.append(fact)
         return found
@@ -200,11 +201,11 @@ class _Reader:
 
     def _rows(self, record: Record) -> list[list[Any]]:
         """Return for each trial its settings, how far it trained, and its value there, the best first."""
-        sign = 1 if record.objectives[0][1] == "maximize" else -1
+        sign = sign_of(record.objectives[0][1])
         rows: list[list[Any]] = [
-            [*(_setting(trial.candidate.config, each) for each in self.parameters), *standing]
+            [*(_setting(trial.candidate.config, each) for each in self.parameters), *result]
             for trial in record.trials
-            if (standing := _standing(trial, sign)) is not None
+            if (result := _last_result(trial, sign)) is not None
         ]
         rows.sort(key=lambda row: (-row[-2], -row[-1]))
         if len(rows) <= MOST_ROWS:
@@ -223,7 +224,7 @@ def _explaining(name: str, left_out: dict[str, str]) -> Iterator[None]:
         left_out[name] = f"cannot be read ({said[:160]})"
 
 
-def _standing(trial: Trial, sign: int) -> tuple[float, float] | None:
+def _last_result(trial: Trial, sign: int) -> tuple[float, float] | None:
     """Return the share of its training at which a trial last had a value, and that value; larger is better.
 
     A diverged training ranks last; return None for a trial that failed or has no value yet.
@@ -273,8 +274,3 @@ def _numbers(version: str) -> list[int]:
 
 def _plain(asked: Any) -> Any:
     return asked if isinstance(asked, str) else list(asked)
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -28,7 +28,7 @@ ENDS = (MilestoneReached, Stopped, Failed, WorkerDied)
 
 
 @dataclass
-class _Job:
+class _MeteredJob:
     """A job on a worker."""
 
     job: Job
@@ -57,13 +57,13 @@ class MeteredExecutor:
         self.executor, self.record, self.workers, self.devices_of = executor, record, workers, devices_of
         known = record.facts.get("usage") or UsageFact(devices={}, workers={})
         self.devices, self.spent = dict(known["devices"]), dict(known["workers"])
-        self.jobs: dict[int, _Job] = {}
+        self.jobs: dict[int, _MeteredJob] = {}
         self.why_free: Spent = "idle"
         """Why workers are free while the run waits for events."""
         self.at, self.saved_at = since, self.clock()
-        self.passed("images")
+        self.count_time("images")
 
-    def passed(self, why_free: Spent) -> None:
+    def count_time(self, why_free: Spent) -> None:
         """Count the time since the last call; `why_free` says why workers had no job."""
         now = self.clock()
         seconds, self.at = now - self.at, now
@@ -72,14 +72,14 @@ class MeteredExecutor:
             # While a latency is measured, all other jobs pause.
             self._add("timing" if timed else each.spent, seconds)
             each.unnamed += seconds
-            self._name(each)
+            self._add_to_devices(each)
         self._add(why_free, seconds * max(0, self.workers - len(self.jobs)))
 
     def _add(self, spent: Spent, seconds: float) -> None:
         if seconds > 0:
             self.spent[spent] = self.spent.get(spent, 0.0) + seconds
 
-    def _name(self, each: _Job) -> None:
+    def _add_to_devices(self, each: _MeteredJob) -> None:
         """Add the seconds of a job to the devices of its worker, once that is known."""
         if each.worker and each.unnamed > 0:
             for device in self.devices_of(each.worker):
@@ -89,11 +89,10 @@ class MeteredExecutor:
     def save(self) -> None:
         """Write the measurements to the study."""
         self.saved_at = self.clock()
-        devices, workers = ({name: round(seconds, 3) for name, seconds in found.items()} for found in self._found())
+        devices, workers = (
+            {name: round(seconds, 3) for name, seconds in measured.items()} for measured in (self.devices, self.spent)
+        )
         self.record.set_fact("usage", UsageFact(devices=devices, workers=workers))
-
-    def _found(self) -> tuple[dict[str, float], dict[str, float]]:
-        return self.devices, self.spent
 
     def free_slots(self) -> int:
         """Return how many jobs could start now."""
@@ -101,16 +100,16 @@ class MeteredExecutor:
 
     def start(self, job: Job) -> None:
         """Hand a job to a free slot."""
-        self.passed("decision")
+        self.count_time("decision")
         kinds: dict[str, Spent] = {"time": "timing", "draw": "pictures"}
-        self.jobs[job.trial] = _Job(job, kinds.get(job.kind, "start"), epoch=job.from_epoch)
+        self.jobs[job.trial] = _MeteredJob(job, kinds.get(job.kind, "start"), epoch=job.from_epoch)
         self.executor.start(job)
 
     def next_event(self, timeout: float) -> Event | None:
         """Return the next event, or None after `timeout` seconds without one."""
-        self.passed("decision")
+        self.count_time("decision")
         event = self.executor.next_event(timeout)
-        self.passed(self.why_free)
+        self.count_time(self.why_free)
         is_end = event is not None and self._take(event)
         if is_end or self.clock() - self.saved_at > SAVE_SECONDS:
             self.save()
@@ -133,13 +132,13 @@ class MeteredExecutor:
                 each.spent = "decision"
             case _:
                 pass
-        self._name(each)
+        self._add_to_devices(each)
         if isinstance(event, ENDS):
             del self.jobs[event.trial]
             return True
         return False
 
-    def _training_or_after(self, each: _Job) -> Spent:
+    def _training_or_after(self, each: _MeteredJob) -> Spent:
         if each.epoch >= each.job.until_epoch:
             return "exporting"
         return "pretraining" if each.job.config.is_pretraining else "training"

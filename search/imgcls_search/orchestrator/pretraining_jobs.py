@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_search import durations
 from imgcls_search.errors import StudyError, UserError, first_line
-from imgcls_search.orchestrator.backbones import Backbone, Needs, Store, job_of
+from imgcls_search.orchestrator.backbones import Backbone, BackboneFinder, BackboneStore, job_of
 from imgcls_search.orchestrator.context import SearchContext
 from imgcls_search.orchestrator.faults import Faults, parts_after, without_memory
 from imgcls_search.protocol import (
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 FIRST_NUMBER = -2
 """Jobs of pretrainings have negative numbers, downwards from here; -1 means no trial."""
 
-RESTING_EACH = 2
+WAITING_EACH = 2
 """Most new trials per worker that may wait for a network."""
 
-RESTING_AT_LEAST = 4
+WAITING_AT_LEAST = 4
 """Trials that may wait in any case. Later ones are drawn when more results are known."""
 
 NOTED_SECONDS = 5.0
@@ -46,7 +46,7 @@ NOTED_SECONDS = 5.0
 
 
 @dataclass(kw_only=True)
-class _Making:
+class _RunningPretraining:
     """A pretraining in progress."""
 
     backbone: Backbone
@@ -67,18 +67,18 @@ class PretrainingJobs:
 
     context: SearchContext
     executor: Executor
-    needs: Needs | None
+    finder: BackboneFinder | None
     """Finds the networks that trials start from; None if nothing is trained."""
 
     faults: Faults
 
-    resting: list[Trial] = field(default_factory=list)
+    waiting: list[Trial] = field(default_factory=list)
     """Trials that wait for their networks."""
 
     wanted: dict[str, Backbone] = field(default_factory=dict)
     """Networks that this process has not started to make, in order of request."""
 
-    making: dict[int, _Making] = field(default_factory=dict)
+    making: dict[int, _RunningPretraining] = field(default_factory=dict)
     """Pretrainings in progress, by number."""
 
     failed: dict[str, str] = field(default_factory=dict)
@@ -92,24 +92,24 @@ class PretrainingJobs:
 
     def __post_init__(self) -> None:
         """Find the folder of the networks."""
-        self.store = Store(self.context.files.root)
-        self.told |= set(self.needs.lines if self.needs is not None else ())
+        self.store = BackboneStore(self.context.files.root)
+        self.told |= set(self.finder.lines if self.finder is not None else ())
 
     # Called by the search.
 
     def is_busy(self, *, stopping: bool) -> bool:
         """Tell whether workers run pretrainings, or trials wait for a network."""
-        return any(each.is_running for each in self.making.values()) or (bool(self.resting) and not stopping)
+        return any(each.is_running for each in self.making.values()) or (bool(self.waiting) and not stopping)
 
     def may_draw(self, workers: int) -> bool:
         """Tell whether another new trial may be drawn, which might wait too."""
-        return len(self.resting) < max(RESTING_AT_LEAST, RESTING_EACH * workers)
+        return len(self.waiting) < max(WAITING_AT_LEAST, WAITING_EACH * workers)
 
     def files_of(self, trial: Trial) -> tuple[str, ...]:
         """Return the weights files of the networks that a trial starts from."""
         return tuple(str(self.store.path(each.key)) for each in self._needed_by(trial))
 
-    def holds(self, trial: Trial) -> bool:
+    def must_wait(self, trial: Trial) -> bool:
         """Tell whether a trial cannot be trained now: it waits for its networks, or has failed.
 
         Raises:
@@ -124,8 +124,8 @@ class PretrainingJobs:
         for reason in (self.failed[each.key] for each in needed if each.key in self.failed):
             self.faults.fail(trial, f"its pretraining failed: {reason}")
             return True
-        if self._want(needed):
-            self.resting.append(trial)
+        if self._request(needed):
+            self.waiting.append(trial)
             return True
         self._use(needed)
         return False
@@ -133,9 +133,9 @@ class PretrainingJobs:
     def released(self) -> list[Trial]:
         """Return the trials that no longer have to wait: all their networks are ready, or one failed."""
         # A trial may have been ended from outside.
-        waiting = [trial for trial in self.resting if trial.is_open]
+        waiting = [trial for trial in self.waiting if trial.is_open]
         ready = [trial for trial in waiting if self._is_over(trial)]
-        self.resting = [trial for trial in waiting if trial not in ready]
+        self.waiting = [trial for trial in waiting if trial not in ready]
         return ready
 
     def start_one(self) -> bool:
@@ -160,12 +160,12 @@ class PretrainingJobs:
                 continue
             self.store.clear_leftovers(key)
             number, self.next_number = self.next_number, self.next_number - 1
-            self.making[number] = _Making(backbone=backbone, lock=lock, heard_at=0.0)
+            self.making[number] = _RunningPretraining(backbone=backbone, lock=lock, heard_at=0.0)
             self._start(number, self.making[number])
             return True
         return False
 
-    def takes(self, event: Event) -> bool:
+    def handles(self, event: Event) -> bool:
         """Handle an event of a pretraining; return False for an event of a trial.
 
         Raises:
@@ -201,15 +201,15 @@ class PretrainingJobs:
 
     # The jobs.
 
-    def _start(self, number: int, making: _Making) -> None:
+    def _start(self, number: int, making: _RunningPretraining) -> None:
         backbone = making.backbone
         making.heard_at, making.is_running = self.executor.clock(), True
         if backbone.key not in self.told:
-            waiting = ", ".join(str(trial.number) for trial in self.resting if backbone in self._needed_by(trial))
+            waiting = ", ".join(str(trial.number) for trial in self.waiting if backbone in self._needed_by(trial))
             self._say_once(backbone.key, f"pretraining {backbone.what}; trial {waiting or '-'} waits")
         self.executor.start(job_of(backbone, self.store, number, micro_batches=making.micro_batches))
 
-    def _take(self, event: Event, number: int, making: _Making) -> None:
+    def _take(self, event: Event, number: int, making: _RunningPretraining) -> None:
         match event:
             case Started(history=history, dropped=dropped):
                 if dropped:
@@ -237,11 +237,11 @@ class PretrainingJobs:
                 making.is_running = False
                 self._take_death(reason, is_out_of_memory, number, making)
 
-    def _finish(self, number: int, making: _Making) -> None:
+    def _finish(self, number: int, making: _RunningPretraining) -> None:
         key = making.backbone.key
         digest = self.store.finish(key)
         self._note(making, state="made", force=True, sha256=digest)
-        self._let_go(number)
+        self._release(number)
         took = durations.show(round(making.seconds, 1))
         self.context.say(f"pretraining {making.backbone.what}: done, its epochs took {took}")
         needed = {each.key for trial in self.context.record.trials if trial.is_open for each in self._known_for(trial)}
@@ -251,7 +251,7 @@ class PretrainingJobs:
                 f"deleted, to stay within study.disk_gb: {counted('pretrained network', len(gone))}, unused for longest"
             )
 
-    def _take_failure(self, event: Failed, number: int, making: _Making) -> None:
+    def _take_failure(self, event: Failed, number: int, making: _RunningPretraining) -> None:
         if event.kind == "disk":
             raise StudyError(f"pretraining {making.backbone.what}: {event.reason}; {SAFE}")
         if event.kind != "out_of_memory":
@@ -259,7 +259,7 @@ class PretrainingJobs:
         elif not self._shrink(making):
             self._give_up(self._without_memory(event.reason, making), number, making)
 
-    def _take_death(self, reason: str, is_out_of_memory: bool, number: int, making: _Making) -> None:
+    def _take_death(self, reason: str, is_out_of_memory: bool, number: int, making: _RunningPretraining) -> None:
         # A full disk must not end the search here.
         with contextlib.suppress(OSError), self.store.log(making.backbone.key).open("a") as log:
             log.write(f"{reason}\n")
@@ -272,7 +272,7 @@ class PretrainingJobs:
         else:
             self.context.say(f"pretraining {making.backbone.what}: {reason}; it resumes from its last checkpoint")
 
-    def _shrink(self, making: _Making) -> bool:
+    def _shrink(self, making: _RunningPretraining) -> bool:
         """Continue a pretraining with smaller micro-batches, if its loss allows them."""
         parts = parts_after(making.backbone.config, making.micro_batches)
         if parts is None:
@@ -283,27 +283,27 @@ class PretrainingJobs:
         )
         return True
 
-    def _without_memory(self, reason: str, making: _Making) -> str:
+    def _without_memory(self, reason: str, making: _RunningPretraining) -> str:
         return without_memory(making.backbone.config, reason, making.micro_batches)
 
-    def _give_up(self, reason: str, number: int, making: _Making) -> None:
+    def _give_up(self, reason: str, number: int, making: _RunningPretraining) -> None:
         key = making.backbone.key
         self.failed[key] = reason
         self._note(making, state="failed", force=True, reason=reason)
-        self._let_go(number)
+        self._release(number)
         self.context.say(f"pretraining {making.backbone.what} failed: {reason} (log: {self.store.log(key)})")
 
-    def _let_go(self, number: int) -> None:
+    def _release(self, number: int) -> None:
         self.making.pop(number).lock.release()
 
     # The state of the networks.
 
     def _needed_by(self, trial: Trial) -> tuple[Backbone, ...]:
         config = trial.candidate.config
-        if self.needs is None or not config.needs_backbone:
+        if self.finder is None or not config.needs_backbone:
             return ()
-        found = self.needs.of(config, self.needs.helper.prepare(config))
-        for line in self.needs.lines:
+        found = self.finder.of(config, self.finder.helper.prepare(config))
+        for line in self.finder.lines:
             self._say_once(line, line)
         return found
 
@@ -315,9 +315,9 @@ class PretrainingJobs:
     def _is_over(self, trial: Trial) -> bool:
         # A network that was ready may have been deleted while another was made.
         needed = self._needed_by(trial)
-        return any(each.key in self.failed for each in needed) or not self._want(needed)
+        return any(each.key in self.failed for each in needed) or not self._request(needed)
 
-    def _want(self, needed: Iterable[Backbone]) -> bool:
+    def _request(self, needed: Iterable[Backbone]) -> bool:
         """Request the networks that are missing; return True if there are any."""
         missing = [each for each in needed if not self.store.has(each.key)]
         for each in missing:
@@ -336,7 +336,7 @@ class PretrainingJobs:
                 if self._known_backbones().get(each.key, {}).get("state") != "made":
                     self._set(each.key, each.fact(state="made", sha256=self.store.finish(each.key)))
 
-    def _note(self, making: _Making, *, state: str, force: bool = False, **more: str) -> None:
+    def _note(self, making: _RunningPretraining, *, state: str, force: bool = False, **more: str) -> None:
         now = self.executor.clock()
         if force or now - making.noted_at >= NOTED_SECONDS:
             making.noted_at = now

@@ -11,7 +11,7 @@ from imgcls_search.errors import StudyError
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import Space, differences, start_of
 from imgcls_search.space.widening import compare
-from imgcls_search.strategy.early_rungs import Revising
+from imgcls_search.strategy.early_rungs import EarlyPromoting
 from imgcls_search.strategy.pruners import make_pruner
 from imgcls_search.strategy.rungs import Promoting
 from imgcls_search.study import record as records
@@ -71,7 +71,7 @@ def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> 
     """Report how many paused trials the current pruner cannot continue."""
     pruner = make_pruner(space.pruner, space.first(), 1)
     rungs = {*pruner.rungs} if isinstance(pruner, Promoting) else set()
-    rungs |= {*pruner.early} if isinstance(pruner, Revising) else set()
+    rungs |= {*pruner.early} if isinstance(pruner, EarlyPromoting) else set()
     stranded = [trial for trial in record.trials if trial.state == "paused" and trial.epoch not in rungs]
     if stranded:
         say(f"pruner {space.pruner.name} cannot continue {counted('paused trial', len(stranded))}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from imgcls_search.config import TrialConfig
-from imgcls_search.orchestrator.backbones import Needs
+from imgcls_search.orchestrator.backbones import BackboneFinder
 from imgcls_search.orchestrator.checkpoints import Checkpoints
 from imgcls_search.orchestrator.clock import RunClock
 from imgcls_search.orchestrator.context import Assistant, SearchContext, study_settings
@@ -86,7 +86,7 @@ class Search:
     earlier: Sequence[EarlierStudy] = ()
     """Studies that it learns from, as they were when the study began."""
 
-    backbones: Needs | None = None
+    backbones: BackboneFinder | None = None
     """Finds the pretrained networks that trials start from; None if nothing is trained."""
 
     deadline: Deadline | None = None
@@ -129,13 +129,13 @@ class Search:
             self.pruner,
             self.helper,
             remaining=lambda: self.clock.remaining_budget(self.working.values()),
-            must_rest=self._is_timing,
+            is_timing=self._is_timing,
             race=race,
         )
         self.checkpoints = Checkpoints(self.context)
         self.faults = Faults(self.record, self.files, self.settings, self.watcher.say)
         self.pretraining = PretrainingJobs(
-            context=self.context, executor=self.executor, needs=self.backbones, faults=self.faults
+            context=self.context, executor=self.executor, finder=self.backbones, faults=self.faults
         )
         self.waiting = [self._adopted(trial) for trial in self.record.trials if trial.state == "running"]
         """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
@@ -206,7 +206,7 @@ class Search:
             if stage is Stage.DECIDE:
                 # The previous run died at this stage.
                 self._decide(trial)
-            elif stage is not Stage.TRAIN or not self.pretraining.holds(trial):
+            elif stage is not Stage.TRAIN or not self.pretraining.must_wait(trial):
                 self._start(trial)
 
     def _next_trial(self) -> Trial | None:
@@ -215,10 +215,10 @@ class Search:
         if not self.pretraining.may_draw(len(self.working) + self.executor.free_slots()):
             return None
         if self.meter is not None:
-            self.meter.passed("decision")
+            self.meter.count_time("decision")
         trial = self.upcoming.next()
         if self.meter is not None:
-            self.meter.passed("draw")
+            self.meter.count_time("draw")
         if trial is None and not self._is_busy():
             # A search must not end with only paused trials.
             trial = self.upcoming.best_paused()
@@ -268,7 +268,7 @@ class Search:
         self.executor.start(job_of(trial, stage, self.stages, self.context, self.helper, backbones))
 
     def _handle(self, event: Event) -> None:
-        if self.pretraining.takes(event):
+        if self.pretraining.handles(event):
             return
         trial = self.record.by_number[event.trial]
         self.heard_at[event.trial] = self.clock.now()

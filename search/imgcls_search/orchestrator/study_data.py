@@ -7,7 +7,7 @@ that place in the study, and every job that reads images gets its configurations
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -19,7 +19,7 @@ from imgcls_search.executors.helper import Helper
 from imgcls_search.space import Space
 from imgcls_search.space.study_section import slug
 from imgcls_search.study.address import Address
-from imgcls_search.study.facts import ChangedTest, DataFact
+from imgcls_search.study.facts import ChangedTest, DataFact, Opening
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import Record, load
 
@@ -244,6 +244,18 @@ def look_for_other_test(
     then, now = known["images"]["test"], len(source.names["test"])
     line = f"the test split has changed since {since}: then {then} images, now {now}; it is scored as it is now"
     return {"then": then, "now": now}, line
+
+
+def note_opening(
+    record: Record, opening: Opening, component: Component, cache: Path, say: Callable[[str], None]
+) -> None:
+    """Record that a study's test split is opened, and say so if it has changed since the study began."""
+    assert record.files is not None, "only a stored study has a test split to open"
+    since = f"study {record.files.name!r} began"
+    if (changed := look_for_other_test(component, cache, record.fact("data"), since)) is not None:
+        opening["test_changed"] = changed[0]
+        say(changed[1])
+    record.append_fact("test_openings", opening)
 
 
 def refuse_other(record: Record, config: TrialConfig, data: Prepared, helper: Helper) -> None:

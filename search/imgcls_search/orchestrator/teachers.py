@@ -202,7 +202,7 @@ def _components(section: str, name: str, arguments: Mapping[str, Any]) -> Iterat
         yield Component(path=f"{section}.{name}", name=name, args=dict(zip(names, values, strict=True)))
 
 
-def _of_imitation(teacher: pretraining.Teacher, size: int) -> Teacher:
+def _of_imitation(teacher: pretraining.TeacherSource, size: int) -> Teacher:
     return Teacher(
         section="pretrain.imitate.teacher",
         kind=teacher.kind,

@@ -21,7 +21,7 @@ from imgcls_search.space import Space
 from imgcls_search.space.writer import dump
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.trackers.messages import End, EpochMeasured, Message, StudyFacts, TrialBegan, TrialEnded
+from imgcls_search.trackers.messages import End, EpochMeasured, Message, TrackedStudy, TrialBegan, TrialEnded
 from imgcls_search.trackers.settings import wanted
 from imgcls_search.trial import Trial
 from imgcls_search.words import counted
@@ -41,13 +41,13 @@ def tracked(space: Space, files: StudyFiles, record: Record, watcher: Watcher) -
     if not chosen:
         yield watcher
         return
-    study = StudyFacts(name=files.name, identity=_identity(record), notes=_notes(space, record))
+    study = TrackedStudy(name=files.name, identity=_identity(record), notes=_notes(space, record))
     trackers = [TrackerProcess.start(name, settings, study, files) for name, settings in chosen.items()]
-    telling = Telling(watcher, trackers, space.named_metrics)
+    tracked_watcher = TrackedWatcher(watcher, trackers, space.named_metrics)
     try:
-        yield telling
+        yield tracked_watcher
     finally:
-        telling.tell(record)
+        tracked_watcher.tell(record)
         for line in close(trackers):
             watcher.say(line)
 
@@ -67,7 +67,7 @@ class TrackerProcess:
         threading.Thread(target=self._listen, daemon=True).start()
 
     @classmethod
-    def start(cls, name: str, settings: Mapping[str, Any], study: StudyFacts, files: StudyFiles) -> TrackerProcess:
+    def start(cls, name: str, settings: Mapping[str, Any], study: TrackedStudy, files: StudyFiles) -> TrackerProcess:
         """Start the process of a tracker, which keeps its notes in the folder of the study."""
         noted = files.folder / f"log-{name}.json"
         with writing(noted):
@@ -125,7 +125,7 @@ def close(trackers: list[TrackerProcess]) -> Iterator[str]:
         yield from tracker.close(max(0.0, ending - time.monotonic()))
 
 
-class Telling:
+class TrackedWatcher:
     """A watcher that forwards to another one, and tells trackers what has changed in the study."""
 
     def __init__(self, watcher: Watcher, trackers: list[TrackerProcess], named: tuple[str, ...]) -> None:
@@ -208,7 +208,7 @@ def _notes(space: Space, record: Record) -> dict[str, str]:
     return {"space": Path(space.source).name, "objectives": objectives}
 
 
-def _work(connection: Connection, name: str, settings: Mapping[str, Any], study: StudyFacts, noted: Path) -> None:
+def _work(connection: Connection, name: str, settings: Mapping[str, Any], study: TrackedStudy, noted: Path) -> None:
     from imgcls_search.trackers.process import main
 
     main(connection, name, settings, study, noted)

@@ -43,17 +43,17 @@ class Upcoming:
         helper: Assistant,
         *,
         remaining: Callable[[], RemainingBudget | None],
-        must_rest: Callable[[], bool],
+        is_timing: Callable[[], bool],
         race: Race | None = None,
     ) -> None:
-        """`remaining` returns what is left of a budget, `must_rest` whether a measurement forbids other computation."""
+        """`remaining` returns what is left of a budget, `is_timing` whether a measurement forbids other computation."""
         self.context = context
         self.record = context.record
         self.proposer = proposer
         self.pruner = pruner
         self.helper = helper
         self.remaining = remaining
-        self.must_rest = must_rest
+        self.is_timing = is_timing
         self.strategy = strategy_of(context.space.study["sampler"], context.space.study["pruner"])
         self.race = race
         self.drawn: Trial | None = None
@@ -133,7 +133,7 @@ class Upcoming:
 
     def can_look_ahead(self) -> bool:
         """Tell whether another new trial may be drawn now."""
-        return self.drawn is None and (self._is_wanted() or self._is_asked_for()) and not self.must_rest()
+        return self.drawn is None and (self._is_wanted() or self._is_asked_for()) and not self.is_timing()
 
     def _is_wanted(self) -> bool:
         return not self.is_exhausted and self.record.num_drawn < self.context.settings.trials

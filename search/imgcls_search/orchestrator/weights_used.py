@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
+from imgcls_search import digests
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape
 from imgcls_search.executors.helper import Helper
@@ -13,9 +14,6 @@ from imgcls_search.study.record import Record
 
 BY_LIBRARY = "imagenet"
 """Means the weights that a library publishes for a model."""
-
-SHOWN_DIGITS = 12
-"""Digits of a digest that a message shows."""
 
 
 def name_of(config: TrialConfig) -> str:
@@ -63,4 +61,4 @@ def of_config(
 
 
 def _shown(fact: WeightsFact) -> str:
-    return f"{fact['file']} (sha256 {fact['sha256'][:SHOWN_DIGITS]})"
+    return f"{fact['file']} (sha256 {digests.shown(fact['sha256'])})"

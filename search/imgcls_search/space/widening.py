@@ -119,7 +119,7 @@ def _new_start(change: Difference, space: Space) -> list[Mapping[str, Scalar]] |
     left = list(space.start)
     for entry in change.old:
         wider = [entry, {**_implied(entry, space), **entry}]
-        found = next((known for known in left if any(_equal(known, each) for each in wider)), None)
+        found = next((known for known in left if any(same(known, each) for each in wider)), None)
         if found is None:
             return None
         left.remove(found)
@@ -130,10 +130,6 @@ def _implied(entry: Mapping[str, Scalar], space: Space) -> dict[str, Scalar]:
     """Return the branches that an entry implies for components that had one option and now have several."""
     when = {parameter.path: parameter.when for parameter in space.parameters()}
     return {component: name for path in entry for component, name in when.get(path, ())}
-
-
-def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(same(value, other[path]) for path, value in one.items())
 
 
 def _domain(document: Any) -> Fixed | Searched:

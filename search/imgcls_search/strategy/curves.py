@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from imgcls_search.measures import sign_of
 from imgcls_search.space import Space
+from imgcls_search.strategy.avoided import AvoidedPoints
 from imgcls_search.strategy.changes import Changes
-from imgcls_search.strategy.crowd import Crowd
 from imgcls_search.strategy.draws import draw_evenly, fixed_candidate
 from imgcls_search.strategy.earlier import RACERS, Knowledge, normal_scores
 from imgcls_search.strategy.encoding import Encoding
@@ -47,7 +48,7 @@ EVEN_ONE_IN = 4
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""
 
-Standing = tuple[int, float, int]
+SortKey = tuple[int, float, int]
 """The last epoch that counts and the value there, both negated so that less is better, and the trial's number."""
 
 
@@ -65,11 +66,11 @@ class CurveSampler:
         """The points of the trials seen so far, by number."""
 
         self.changes = Changes()
-        self.standings: dict[int, Standing] = {}
-        self.ordered: list[Standing] = []
-        """All standings, the best first; in a large study, sorting them for each draw would take long."""
+        self.sort_keys: dict[int, SortKey] = {}
+        self.ordered: list[SortKey] = []
+        """All sort keys, the best first; in a large study, sorting them for each draw would take long."""
 
-        self.crowd = Crowd(space, self.encoding)
+        self.avoided = AvoidedPoints(space, self.encoding)
         """Points that the current draw avoids."""
 
         self.knowledge: Knowledge | None = None
@@ -80,7 +81,7 @@ class CurveSampler:
         import numpy as np
 
         rng = np.random.default_rng(view.derive(number, attempt, 7))
-        sign = 1 if view.space.objectives[0][1] == "maximize" else -1
+        sign = sign_of(view.space.objectives[0][1])
         if (racer := self._racer(view, number, attempt)) is not None:
             return racer
         is_even = rng.random() < self.random_share
@@ -89,16 +90,16 @@ class CurveSampler:
         self._look(view.trials, sign)
         if len(self.ordered) < 3:
             return draw_evenly(view, number, attempt)
-        standings = _few(self.ordered, rng)
+        sort_keys = _few(self.ordered, rng)
         # By number: trials that no search made may have numbers in between.
         by_number = {trial.number: trial for trial in view.trials}
-        shown = [by_number[number] for *_, number in standings]
+        shown = [by_number[number] for *_, number in sort_keys]
         known = np.array([self._place(trial) for trial in shown])
         say = self._say(shown, known, sign)
         if self.knowledge is not None and number < self.n_startup_trials + len(view.space.start):
             return self._begun(view, number, attempt, has_say=say is not None)
-        several = self._candidates(standings, known, rng)
-        self.crowd.look(view, self.standings, self._place)
+        several = self._candidates(sort_keys, known, rng)
+        self.avoided.look(view, self.sort_keys, self._place)
         if say is None:
             chosen = several[self._choose(shown, known, several, sign, rng)]
         else:
@@ -144,8 +145,8 @@ class CurveSampler:
             knowledge.known.update((shown[index].number, row) for index, row in zip(new, expected, strict=True))
         theirs = np.array([knowledge.known[trial.number] for trial in shown])
         rungs = [_rung(trial, self.epochs) for trial in shown]
-        standings = [(rung, sign * _value(trial, rung, self.epochs)) for trial, rung in zip(shown, rungs, strict=True)]
-        weights = knowledge.weights(theirs, normal_scores(standings))
+        results = [(rung, sign * _value(trial, rung, self.epochs)) for trial, rung in zip(shown, rungs, strict=True)]
+        weights = knowledge.weights(theirs, normal_scores(results))
         return (weights, theirs) if weights.any() else None
 
     def _choose_knowing(
@@ -165,17 +166,19 @@ class CurveSampler:
         points = np.concatenate([self.knowledge.pool[chosen], beside])
         prior = np.concatenate([pooled[chosen], self.knowledge.predict(beside) @ share])
         trust = float(weights.max())
-        waiting = trust * (self.knowledge.predict(self.crowd.waiting) @ share) if len(self.crowd.waiting) else prior[:0]
+        waiting = (
+            trust * (self.knowledge.predict(self.avoided.waiting) @ share) if len(self.avoided.waiting) else prior[:0]
+        )
         columns = (trust * (theirs @ share), trust * prior, waiting)
         index = self._choose(shown, known, points, sign, rng, columns=columns)
         return np.asarray(points[index])
 
     def _look(self, trials: Sequence[Trial], sign: int) -> None:
         for trial, _ in self.changes.take(trials):
-            if (known := self.standings.pop(trial.number, None)) is not None:
+            if (known := self.sort_keys.pop(trial.number, None)) is not None:
                 del self.ordered[bisect_left(self.ordered, known)]
-            if (new := _standing(trial, sign, self.epochs)) is not None:
-                self.standings[trial.number] = new
+            if (new := _sort_key(trial, sign, self.epochs)) is not None:
+                self.sort_keys[trial.number] = new
                 insort(self.ordered, new)
 
     def _place(self, trial: Trial) -> list[float]:
@@ -199,7 +202,7 @@ class CurveSampler:
         import numpy as np
 
         rows, others = self.encoding.rows_at(known), self.encoding.rows_at(several)
-        taken, waiting = self.crowd.are_taken(others), self.encoding.rows_at(self.crowd.waiting)
+        taken, waiting = self.avoided.are_taken(others), self.encoding.rows_at(self.avoided.waiting)
         if columns is not None:
             rows, others, waiting = (
                 np.column_stack(pair) for pair in zip((rows, others, waiting), columns, strict=True)
@@ -242,12 +245,12 @@ class CurveSampler:
             values=squash(values),
         )
 
-    def _candidates(self, standings: Sequence[Standing], known: Array, rng: Any) -> Array:
+    def _candidates(self, sort_keys: Sequence[SortKey], known: Array, rng: Any) -> Array:
         """Return random points, and points near the best trials."""
         import numpy as np
 
         parameters = self.encoding.parameters
-        best = sorted(range(len(known)), key=lambda index: standings[index])[:BEST_TRIALS]
+        best = sorted(range(len(known)), key=lambda index: sort_keys[index])[:BEST_TRIALS]
         points = rng.random((CANDIDATES + NEIGHBOURS, len(parameters)))
         centres = known[best][rng.integers(len(best), size=NEIGHBOURS)]
         moved = centres + STEP * rng.standard_normal(centres.shape)
@@ -260,17 +263,17 @@ class CurveSampler:
         return np.asarray(points)
 
 
-def _few(ordered: Sequence[Standing], rng: Any) -> Sequence[Standing]:
-    """Return the standings to learn from, ordered by number."""
+def _few(ordered: Sequence[SortKey], rng: Any) -> Sequence[SortKey]:
+    """Return the sort keys to learn from, ordered by number."""
     few = ordered
     if len(ordered) > MOST_TRIALS:
         best, others = ordered[: MOST_TRIALS // 2], ordered[MOST_TRIALS // 2 :]
         chosen = rng.choice(len(others), MOST_TRIALS - len(best), replace=False)
         few = [*best, *(others[index] for index in chosen)]
-    return sorted(few, key=lambda standing: standing[-1])
+    return sorted(few, key=lambda entry: entry[-1])
 
 
-def _standing(trial: Trial, sign: int, epochs: int) -> Standing | None:
+def _sort_key(trial: Trial, sign: int, epochs: int) -> SortKey | None:
     """Return the sort key of a trial, the best first; None for a trial without results."""
     rung = _rung(trial, epochs)
     value = _value(trial, rung, epochs) if rung else math.nan

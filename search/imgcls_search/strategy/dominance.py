@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from imgcls_search.measures import bounds
+from imgcls_search.measures import bounds, sign_of
 from imgcls_search.space import Space
 from imgcls_search.strategy.pruners import PRUNERS, make_pruner
 from imgcls_search.strategy.rungs import Decision, Pruner
@@ -56,7 +56,7 @@ class Dominance:
         return None
 
     def _goodness(self, index: int, value: float) -> float:
-        return value if self.objectives[index][1] == "maximize" else -value
+        return sign_of(self.objectives[index][1]) * value
 
     def _hoped(self, trial: Trial, done: Sequence[Trial], index: int) -> float:
         """Return the optimistic final value of an objective, larger is better; infinity if too little is known."""
@@ -70,7 +70,7 @@ class Dominance:
         ]
         if len(there) < LEAST_CURVES or not _shows(trial, trial, metric):
             return math.inf
-        sign, limits = (1 if direction == "maximize" else -1), bounds(metric)
+        sign, limits = sign_of(direction), bounds(metric)
         ideal = math.inf if limits is None else limits[direction == "maximize"]
         if not math.isfinite(ideal):
             return math.inf

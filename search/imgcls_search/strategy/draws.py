@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from imgcls_search.config import Scalar
+from imgcls_search.config import Scalar, TrialConfig
 from imgcls_search.space import Space
 from imgcls_search.strategy.encoding import value_at
 from imgcls_search.strategy.view import View
@@ -25,6 +25,12 @@ def draw_start(view: View, params: Mapping[str, Scalar], number: int) -> Candida
 def draw_random(view: View, number: int, attempt: int) -> Candidate:
     """Return a random candidate, whatever the sampler; used when the sampler repeats itself."""
     return ask(_blank_study(view.derive(number, attempt)), view.space)
+
+
+def random_configs(space: Space, count: int) -> Iterator[TrialConfig]:
+    """Yield random configurations of a space, always the same ones."""
+    view = View(space, [], [], 0)
+    return (draw_random(view, number, 0).config for number in range(count))
 
 
 def draw_evenly(view: View, number: int, attempt: int, given: Mapping[str, Scalar] | None = None) -> Candidate:

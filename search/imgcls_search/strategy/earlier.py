@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from imgcls_search.config import Scalar
 from imgcls_search.space import Parameter, Space
 from imgcls_search.strategy.encoding import CHOICE_SCALE, MISSING, Encoding, place_of
-from imgcls_search.strategy.surrogate import matern
+from imgcls_search.strategy.surrogate import matern, squared_distances
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ PROMISING = 400
 DRAWS = 128
 """Random draws of their possible scores, over all studies."""
 
-OTHERNESS = 0.2
+DIFFERENCE_VARIANCE = 0.2
 """Variance of the difference between another task and a study, where the total variance is 1."""
 
 MOST_TRIALS = 100
@@ -76,7 +76,7 @@ class EarlierStudy:
     trials: Sequence[EarlierTrial]
 
 
-class Expectation:
+class StudyPredictor:
     """Predictions of one earlier study for configurations: above 0 means better than most."""
 
     def __init__(self, encoding: Encoding, study: EarlierStudy) -> None:
@@ -122,10 +122,10 @@ class Expectation:
 
         chosen = rows[:, self.columns] / self.scale
         explained = solve_triangular(self.factor[0], (1 - NOISE) * self._likeness(rows[:, self.columns]).T, lower=True)
-        return np.asarray((1 - NOISE) * matern(_squares(chosen, chosen)) - explained.T @ explained)
+        return np.asarray((1 - NOISE) * matern(squared_distances(chosen, chosen)) - explained.T @ explained)
 
     def _likeness(self, rows: Array) -> Array:
-        return matern(_squares(rows / self.scale, self.rows / self.scale))
+        return matern(squared_distances(rows / self.scale, self.rows / self.scale))
 
 
 class Knowledge:
@@ -134,8 +134,8 @@ class Knowledge:
     def __init__(self, space: Space, studies: Sequence[EarlierStudy], seed: int) -> None:
         """`seed` decides which random configurations are considered."""
         self.encoding = Encoding(space)
-        found = [Expectation(self.encoding, study) for study in studies if len(study.trials) > 1]
-        self.expectations = [each for each in found if each.says_anything]
+        found = [StudyPredictor(self.encoding, study) for study in studies if len(study.trials) > 1]
+        self.predictors = [each for each in found if each.says_anything]
         self.seed = seed
         self.known: dict[int, Array] = {}
         """Predictions of each study for the search's own trials, by number."""
@@ -188,12 +188,12 @@ class Knowledge:
         points = self.pool[promising]
         rows = self.encoding.rows_at(points)
         scale = 0.5 * math.sqrt(max(rows.shape[1], 1) / 3)
-        other = OTHERNESS * matern(_squares(rows / scale, rows / scale))
+        other = DIFFERENCE_VARIANCE * matern(squared_distances(rows / scale, rows / scale))
         rng = np.random.default_rng([self.seed, 13])
-        count = max(4, DRAWS // len(self.expectations))
+        count = max(4, DRAWS // len(self.predictors))
         _, spread = self._scale
         found = []
-        for index, each in enumerate(self.expectations):
+        for index, each in enumerate(self.predictors):
             covariance = each.covariance(rows) / spread[index] ** 2 + other
             draws = _root(covariance) @ rng.standard_normal((len(points), count))
             found.append(self.expected[promising, index][:, None] + draws)
@@ -204,7 +204,7 @@ class Knowledge:
         import numpy as np
 
         together = np.argsort(-self.expected.mean(axis=1), kind="stable")[: PROMISING // 4]
-        share = max(10, 3 * PROMISING // 4 // len(self.expectations))
+        share = max(10, 3 * PROMISING // 4 // len(self.predictors))
         alone = np.argsort(-self.expected, axis=0, kind="stable")[:share]
         return np.unique(np.concatenate([together, alone.ravel()]))
 
@@ -233,7 +233,7 @@ class Knowledge:
         import numpy as np
 
         rows = self.encoding.rows_at(points)
-        return np.stack([each.predict(points, rows) for each in self.expectations], axis=1)
+        return np.stack([each.predict(points, rows) for each in self.predictors], axis=1)
 
 
 def _root(covariance: Array) -> Array:
@@ -249,22 +249,15 @@ def _root(covariance: Array) -> Array:
     return np.asarray(np.diag(np.sqrt(np.abs(np.diag(covariance)) + little)))
 
 
-def normal_scores(standings: Sequence[tuple[float, float]]) -> Array:
-    """Return the normal scores of standings by rank; larger ones are better, equal ones share a score."""
+def normal_scores(results: Sequence[tuple[float, float]]) -> Array:
+    """Return the normal scores of results by rank; larger ones are better, equal ones share a score."""
     import numpy as np
     from scipy.special import ndtri
     from scipy.stats import rankdata
 
-    order = {standing: place for place, standing in enumerate(sorted(set(standings)))}
-    ranks = rankdata([order[standing] for standing in standings])
-    return np.asarray(ndtri((ranks - 0.5) / len(standings)))
-
-
-def _squares(a: Array, b: Array) -> Array:
-    """Return the squared distances between rows."""
-    import numpy as np
-
-    return np.asarray(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+    order = {result: place for place, result in enumerate(sorted(set(results)))}
+    ranks = rankdata([order[result] for result in results])
+    return np.asarray(ndtri((ranks - 0.5) / len(results)))
 
 
 def _few(scores: Array) -> NDArray[np.intp]:

@@ -25,7 +25,7 @@ WITNESS_ONE_IN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Revising(Promoting):
+class EarlyPromoting(Promoting):
     """Promotion whose rungs begin as early as the ranking there is shown to be reliable.
 
     Witnesses, which are chosen only by number, skip the earliest rung. The decision follows from their recorded epochs,

@@ -20,7 +20,7 @@ class _Rung:
     judged: list[Rank] = field(default_factory=list)
     """Ranks of all trials that were judged there, the best first."""
 
-    resting: list[tuple[Rank, Trial]] = field(default_factory=list)
+    paused: list[tuple[Rank, Trial]] = field(default_factory=list)
     """A heap of trials that paused there; some may have continued since, or ended."""
 
 
@@ -44,10 +44,10 @@ class Ladder:
             self._begin(trials, ())
         self._look(trials)
         for epoch, rung in self.rungs.items():
-            while rung.resting and not self._rests_at(rung.resting[0][1], epoch):
-                heappop(rung.resting)
-            if rung.resting:
-                rank, trial = rung.resting[0]
+            while rung.paused and not self._is_paused_at(rung.paused[0][1], epoch):
+                heappop(rung.paused)
+            if rung.paused:
+                rank, trial = rung.paused[0]
                 if bisect_left(rung.judged, rank) < len(rung.judged) // self.eta:
                     return trial
         return None
@@ -72,14 +72,14 @@ class Ladder:
                     insort(rung.judged, self._rank(trial, epoch))
             if trial.state == "paused":
                 epoch = self._rung_of(trial)
-                heappush(self.rungs[epoch].resting, (self._rank(trial, epoch), trial))
+                heappush(self.rungs[epoch].paused, (self._rank(trial, epoch), trial))
 
     def _rung_of(self, trial: Trial) -> int:
         """Return the rung at which a paused trial counts: where it paused, if no other is given or all are later."""
         passed = (rung for rung in self.among or () if rung <= trial.epoch and trial.has_value_at(rung))
         return max(passed, default=trial.epoch)
 
-    def _rests_at(self, trial: Trial, epoch: int) -> bool:
+    def _is_paused_at(self, trial: Trial, epoch: int) -> bool:
         return trial.state == "paused" and self._rung_of(trial) == epoch
 
     def _rank(self, trial: Trial, epoch: int) -> Rank:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.signature import Arg, build
-from imgcls_search.strategy.early_rungs import Revising
-from imgcls_search.strategy.rungs import Brackets, Decision, Promoting, Pruner, Rungs, RunToEnd, Staggered, Stopping
+from imgcls_search.strategy.early_rungs import EarlyPromoting
+from imgcls_search.strategy.rungs import Brackets, Decision, Promoting, Pruner, Rungs, RunToEnd, Stopping, TwoBrackets
 from imgcls_search.trial import Trial
 
 Eta = Annotated[int, Arg("one of this many trials passes a rung, and rungs are this factor apart", ge=2)]
@@ -81,7 +81,7 @@ def asha(*, epochs: int, sign: int, min_epochs: RevisedEpochs = None, eta: Eta =
     if min_epochs is not None or not rungs or rungs[0] > 2 or epochs > MOST_EPOCHS_A_SHARE * eta**3:
         return Promoting(epochs=epochs, rungs=rungs, eta=eta, sign=sign)
     early = _useful(_rungs(1, epochs, eta), epochs)
-    return Revising(epochs=epochs, rungs=_useful(rungs, epochs), early=early, eta=eta, sign=sign)
+    return EarlyPromoting(epochs=epochs, rungs=_useful(rungs, epochs), early=early, eta=eta, sign=sign)
 
 
 def hyperband(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
@@ -101,7 +101,7 @@ def brackets(
     every: Annotated[int, Arg("one of this many trials starts at the second rung", ge=2)] = 4,
 ) -> Pruner:
     """Asynchronous halving that resumes, in two of Hyperband's brackets, in case early epochs mislead."""
-    return Staggered(epochs=epochs, rungs=_early_rungs(min_epochs, epochs, eta), eta=eta, sign=sign, every=every)
+    return TwoBrackets(epochs=epochs, rungs=_early_rungs(min_epochs, epochs, eta), eta=eta, sign=sign, every=every)
 
 
 Startup = Annotated[int, Arg("complete trials before anything is pruned", ge=0)]
@@ -186,7 +186,7 @@ def at_fold_ends(pruner: Pruner, each: int) -> Pruner:
         moved = [rung if rung <= each else round(rung / each) * each for rung in rungs]
         return tuple(dict.fromkeys(end for end in moved if end < pruner.epochs))
 
-    if isinstance(pruner, Revising):
+    if isinstance(pruner, EarlyPromoting):
         return replace(pruner, rungs=ends(pruner.rungs), early=ends(pruner.early))
     return replace(pruner, rungs=ends(pruner.rungs))
 

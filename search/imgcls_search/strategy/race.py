@@ -55,8 +55,8 @@ class Race:
                 return None, True
             there = self._ranked(left, rung)
             left = there[: 1 if following == self.epochs else (len(there) + 1) // 2]
-            if (resting := next((trial for trial in left if _rests_at(trial, rung)), None)) is not None:
-                return (resting, following), True
+            if (paused := next((trial for trial in left if _is_paused_at(trial, rung)), None)) is not None:
+                return (paused, following), True
         return None, False
 
     def _racers(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -72,7 +72,7 @@ def _has_arrived(trial: Trial, rung: int) -> bool:
     return not trial.is_open or trial.judged >= rung
 
 
-def _rests_at(trial: Trial, rung: int) -> bool:
+def _is_paused_at(trial: Trial, rung: int) -> bool:
     return trial.state == "paused" and trial.epoch == rung
 
 

@@ -94,7 +94,7 @@ class Promoting(Rungs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Staggered(Promoting):
+class TwoBrackets(Promoting):
     """Promotion with a second bracket: one in `every` trials skips the first rung, whose ranking may mislead."""
 
     every: int
@@ -146,7 +146,7 @@ def expected_epochs(pruner: Pruner, epochs: int) -> float:
     match pruner:
         case Brackets(turns=turns):
             return mean(expected_epochs(bracket, epochs) for bracket in turns)
-        case Staggered(rungs=rungs, eta=eta, every=every):
+        case TwoBrackets(rungs=rungs, eta=eta, every=every):
             return ((every - 1) * _expected(rungs, eta, epochs) + _expected(rungs[1:], eta, epochs)) / every
         case Rungs(rungs=rungs, eta=eta):
             return _expected(rungs, eta, epochs)

@@ -249,7 +249,7 @@ def teach(sampler: Sampler, space: Space, studies: Sequence[EarlierStudy]) -> in
     if not isinstance(sampler, CurveSampler) or not studies:
         return 0
     knowledge = Knowledge(space, studies, space.study["seed"])
-    if not knowledge.expectations:
+    if not knowledge.predictors:
         return 0
     sampler.knowledge = knowledge
     return len(space.start) + sampler.num_racers

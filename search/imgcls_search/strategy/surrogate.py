@@ -136,10 +136,7 @@ class Surrogate:
         return means, np.sqrt(np.maximum(variance, 1e-9)), float(expected.max())
 
     def _alike(self, rows: Array, others: Array) -> Array:
-        import numpy as np
-
-        a, b = rows / self.scales, others / self.scales
-        return matern(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+        return matern(squared_distances(rows / self.scales, others / self.scales))
 
     def _across(self, rows: Array, owners: Array, time: float) -> Array:
         """Return the covariance of configurations at one time with the known points, [rows, points]."""
@@ -168,6 +165,13 @@ def expected_improvement(means: Array, deviations: Array, best: float) -> Array:
 
     z = (means - best) / deviations
     return np.asarray(deviations * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)))
+
+
+def squared_distances(a: Array, b: Array) -> Array:
+    """Return the squared distances between rows, [rows of a, rows of b]."""
+    import numpy as np
+
+    return np.asarray(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
 
 
 def matern(squares: Array) -> Array:

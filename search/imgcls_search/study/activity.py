@@ -10,7 +10,7 @@ from imgcls_search.study.holder import RUN, Holder
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
-Standing = Literal["running", "interrupted", "stopped", "finished"]
+StudyState = Literal["running", "interrupted", "stopped", "finished"]
 """`stopped`: a budget of the study ended the run; `interrupted`: a person or a fault did."""
 
 ShownState = Literal["complete", "running", "interrupted", "paused", "pruned", "fail"]
@@ -21,7 +21,7 @@ ShownState = Literal["complete", "running", "interrupted", "paused", "pruned", "
 class Activity:
     """The state of a study."""
 
-    state: Standing
+    state: StudyState
     holder: Holder | None
     """The process that works on it, possibly with another command than `run`."""
 
@@ -59,15 +59,15 @@ def activity(record: Record) -> Activity:
     Raises:
         StudyError: its database cannot be reached.
     """
-    return standing(record, record.files.holder() if record.files is not None else None)
+    return activity_of(record, record.files.holder() if record.files is not None else None)
 
 
-def standing(record: Record, holder: Holder | None) -> Activity:
+def activity_of(record: Record, holder: Holder | None) -> Activity:
     """Return the state of a study that `holder` works on; None means that nobody does."""
     to_resume, paused = (sum(trial.state == state for trial in record.trials) for state in ("running", "paused"))
     ending = _last_ending(record)
     is_known_end = ending in ("finished", "exhausted", "unknown") or _has_all(record)
-    state: Standing = "interrupted"
+    state: StudyState = "interrupted"
     if holder is not None and holder.task == RUN:
         state = "running"
     elif ending in endings.REACHED or (is_known_end and not to_resume and not paused):

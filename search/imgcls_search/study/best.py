@@ -10,9 +10,11 @@ import numpy as np
 
 from imgcls_search import rounding
 from imgcls_search.errors import NoResultError, StudyError
+from imgcls_search.measures import sign_of
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
+from imgcls_search.words import first_of
 
 LISTED = 5
 """Most trials of a front that a message lists."""
@@ -21,17 +23,22 @@ BLOCK = 256
 """Trials to compare with the others at a time; bounds the memory."""
 
 
+def feasible(record: Record) -> list[Trial]:
+    """Return the complete trials within all limits."""
+    return [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
+
+
 def ranked(record: Record) -> list[Trial]:
     """Return the complete, feasible trials, best first; with several objectives, sort by how many others dominate each.
 
     Ties go to the smaller model, then to the earlier trial.
     """
-    return _in_order([trial for trial in record.trials if trial.state == "complete" and trial.is_feasible], record)
+    return _in_order(feasible(record), record)
 
 
 def is_among(trial: Trial, values: Sequence[float], record: Record, count: int) -> bool:
     """Tell whether a trial would rank among the best `count` if it completed with these values."""
-    done = [other for other in record.trials if other.state == "complete" and other.is_feasible]
+    done = feasible(record)
     candidate = replace(trial, values=tuple(values))
     return any(other is candidate for other in _in_order([*done, candidate], record)[:count])
 
@@ -80,8 +87,7 @@ def the_best(record: Record) -> Trial:
 
 def listed(trials: Sequence[Trial], record: Record) -> str:
     """Return the numbers and values of a few trials in one line."""
-    shown = [f"{trial.number} ({values_in_words(trial, record)})" for trial in trials[:LISTED]]
-    return ", ".join(shown) + (f" and {len(trials) - LISTED} more" if len(trials) > LISTED else "")
+    return first_of([f"{trial.number} ({values_in_words(trial, record)})" for trial in trials], LISTED)
 
 
 def values_in_words(trial: Trial, record: Record) -> str:
@@ -111,7 +117,7 @@ def num_dominating(scores: Any) -> Any:
 
 def _scores(trials: Sequence[Trial], record: Record) -> list[list[float]]:
     """Return the values of trials, with signs flipped so that larger is better."""
-    signs = [1 if direction == "maximize" else -1 for _, direction in record.objectives]
+    signs = [sign_of(direction) for _, direction in record.objectives]
     return [[sign * value for sign, value in zip(signs, trial.values or (), strict=True)] for trial in trials]
 
 

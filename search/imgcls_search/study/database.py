@@ -16,7 +16,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from imgcls_search.errors import StudyError
-from imgcls_search.study import place
+from imgcls_search.study import folder_checks
 
 LOCK_SECONDS = 60.0
 """How long to wait while another process holds the lock on a database."""
@@ -117,7 +117,7 @@ def sound_url(database: Path) -> str:
         StudyError: it is damaged, not Optuna's, or of another version of Optuna.
     """
     url = f"{database.resolve().as_uri()}?mode=rw"
-    if not (place.is_writable(database) and place.is_writable(database.parent)):
+    if not (folder_checks.is_writable(database) and folder_checks.is_writable(database.parent)):
         _refuse_unread_log(database)
         # Without `immutable`, SQLite would create files beside it.
         url = f"{database.resolve().as_uri()}?mode=ro&immutable=1"

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from imgcls_search import atomic
 from imgcls_search.errors import StudyError, UserError
-from imgcls_search.study import address, place
+from imgcls_search.study import address, folder_checks
 from imgcls_search.study.address import KEPT, Address
 from imgcls_search.study.holder import RUN, Holder, marking, read_mark
 from imgcls_search.words import counted, in_folder
@@ -136,7 +136,7 @@ class StudyFiles:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StudyError(f"{folder}: cannot be created ({error.strerror})") from error
-            place.refuse_unfit(folder, holds_database=self.address is None)
+            folder_checks.refuse_unfit(folder, holds_database=self.address is None)
         self._refuse_folder_of_another()
         self._refuse_lost_database()
 

@@ -13,7 +13,7 @@ import sqlalchemy
 from sqlalchemy import text
 
 from imgcls_search.errors import StudyError
-from imgcls_search.study import database, place
+from imgcls_search.study import database, folder_checks
 from imgcls_search.study.files import StudyFiles
 
 
@@ -75,7 +75,7 @@ def _engine(files: StudyFiles) -> sqlalchemy.Engine:
 
 
 def _opening(path: Path) -> Callable[[], sqlite3.Connection]:
-    is_writable = place.is_writable(path) and place.is_writable(path.parent)
+    is_writable = folder_checks.is_writable(path) and folder_checks.is_writable(path.parent)
     # Without `immutable`, SQLite would create files beside a read-only database.
     url = f"{path.resolve().as_uri()}?{'mode=rw' if is_writable else 'mode=ro&immutable=1'}"
     return lambda: sqlite3.connect(url, uri=True, timeout=database.LOCK_SECONDS)

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from imgcls_search.study.record import Record
 
 
-class Unwritten:
+class DiscardingRows:
     """Accepts the calls of `Rows` but stores nothing; only the record's own trials remain."""
 
     engine = None
@@ -74,11 +74,11 @@ class Unwritten:
         """Do nothing."""
 
 
-def unwritten_record(name: str, objectives: Sequence[tuple[str, str]]) -> Record:
+def record_in_memory(name: str, objectives: Sequence[tuple[str, str]]) -> Record:
     """Return an empty record in memory."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=name, directions=[StudyDirection[direction.upper()] for _, direction in objectives]
     )
     study.set_user_attr("objectives", [list(objective) for objective in objectives])
-    return Record(study, Unwritten())
+    return Record(study, DiscardingRows())

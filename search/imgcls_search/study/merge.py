@@ -209,8 +209,10 @@ def _adapt(
     upserts = Rows(engine, study_id).upserts
     numbered = sqlalchemy.select(TRIALS.c.number, TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
     ids = dict(map(tuple, connection.execute(numbered)))
-    poured = connection.execute(sqlalchemy.select(sqlalchemy.func.count()).select_from(numbered.subquery())).scalar()
-    if not poured == len(ids) == sum(part["trials"] for part in parts):
+    num_copied = connection.execute(
+        sqlalchemy.select(sqlalchemy.func.count()).select_from(numbered.subquery())
+    ).scalar()
+    if not num_copied == len(ids) == sum(part["trials"] for part in parts):
         raise StudyError("trials were added to one of the studies meanwhile; nothing was made: merge again")
     before = 0
     for record, part in zip(records, parts, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from imgcls_search import digests, rounding
-from imgcls_search.study.activity import Activity, standing
+from imgcls_search.study.activity import Activity, activity_of
 from imgcls_search.study.holder import Holder
 from imgcls_search.study.record import Record
 from imgcls_search.study.rows import Rows
@@ -66,7 +66,7 @@ def write_note(record: Record, holder: Holder | None = None) -> None:
 
 def note_text(record: Record, holder: Holder | None) -> str:
     """Return the text of the note while `holder`, or nobody, works on the study."""
-    return "\n".join(_lines(record, standing(record, holder))) + "\n"
+    return "\n".join(_lines(record, activity_of(record, holder))) + "\n"
 
 
 def is_ours(text: str, record: Record) -> bool:

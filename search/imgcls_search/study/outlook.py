@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgcls_search.measures import sign_of
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
@@ -39,7 +40,7 @@ def outlook(record: Record) -> Outlook | None:
     if len(record.objectives) > 1 or len(ended) < LEAST_TRIALS or not complete:
         return None
     ((metric, direction),) = record.objectives
-    sign = 1 if direction == "maximize" else -1
+    sign = sign_of(direction)
     top = max(_value(trial, sign) for trial in complete)
     values = [min(top, _value(trial, sign)) for trial in ended]
     finite = [value for value in values if math.isfinite(value)]

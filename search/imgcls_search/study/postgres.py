@@ -20,11 +20,12 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from imgcls_search.errors import StudyError, UserError, closest
+from imgcls_search.progress import Say
 from imgcls_search.study.address import KEPT, Address
 from imgcls_search.study.database import explaining, refuse_other_version
 from imgcls_search.study.holder import RUN, Holder
 from imgcls_search.study.postgres_connection import REMEDIES, make_engine, make_storage
-from imgcls_search.study.postgres_session import HOLDER, Say, WritingSession, key_of, read_name
+from imgcls_search.study.postgres_session import HOLDER, WritingSession, key_of, read_name
 from imgcls_search.study.tables import STUDIES, TRIALS
 from imgcls_search.words import counted
 

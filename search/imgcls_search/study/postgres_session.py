@@ -13,6 +13,7 @@ import sqlalchemy
 from sqlalchemy.dialects import postgresql
 
 from imgcls_search.errors import StudyError
+from imgcls_search.progress import Say
 from imgcls_search.study.address import Address
 from imgcls_search.study.database import SAFE, Step, T, explaining, innermost
 from imgcls_search.study.holder import Holder
@@ -30,10 +31,6 @@ BUSY_SECONDS = 2.0
 
 SIGNATURE = "imgcls_search:writer"
 """The attribute of a study that says which process held it last."""
-
-
-Say = Callable[[str], None]
-"""Shows a line to the user."""
 
 
 class WritingSession:

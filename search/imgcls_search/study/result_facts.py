@@ -47,7 +47,7 @@ class TestScores(_TestScores, total=False):
     images_interval: Interval
 
 
-class Choice(TypedDict):
+class ChoiceBySeeds(TypedDict):
     """The trial that the choosing seeds selected, before the test split is opened."""
 
     at: str
@@ -63,7 +63,7 @@ class Choice(TypedDict):
     optimism: Spread
 
 
-class _Confirmation(Choice):
+class _Confirmation(ChoiceBySeeds):
     test: TestScores
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from imgcls_search.measures import by_class
 from imgcls_search.study import best
-from imgcls_search.study.activity import Activity, ShownState, Standing, activity, shown_state
+from imgcls_search.study.activity import Activity, ShownState, StudyState, activity, shown_state
 from imgcls_search.study.facts import KnownBackbone, Opening, Request, Run
 from imgcls_search.study.outlook import outlook
 from imgcls_search.study.record import Record
@@ -90,7 +90,7 @@ class Summary(TypedDict):
     """The state of a study."""
 
     study: str
-    state: Standing
+    state: StudyState
     stands: str
     """The state in words."""
 
@@ -171,7 +171,7 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
     }
 
 
-def pretraining_lines(backbones: Mapping[str, KnownBackbone], state: Standing) -> list[str]:
+def pretraining_lines(backbones: Mapping[str, KnownBackbone], state: StudyState) -> list[str]:
     """Return the state of a study's pretrained networks: a line for each that is being made, one for the rest."""
     counts = Counter(known.get("state", "made") for known in backbones.values())
     done = ", ".join(f"{counts[name]} {name}" for name in ("made", "failed") if counts[name])
@@ -179,12 +179,12 @@ def pretraining_lines(backbones: Mapping[str, KnownBackbone], state: Standing) -
     return [*_made_now(backbones, state), *([f"pretrained networks: {': '.join([done, *reasons])}"] if done else [])]
 
 
-def stands_with_pretraining(found: Summary) -> str:
+def state_in_words(found: Summary) -> str:
     """Return the state of a study in words, with the pretrained networks that are being made."""
     return "; ".join([found["stands"], *_made_now(found["backbones"], found["state"])])
 
 
-def _made_now(backbones: Mapping[str, KnownBackbone], state: Standing) -> list[str]:
+def _made_now(backbones: Mapping[str, KnownBackbone], state: StudyState) -> list[str]:
     lines = []
     for known in backbones.values():
         if known.get("state") == "making":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from imgcls_search.trackers.messages import EpochMeasured, StudyFacts, TrialBegan, TrialEnded
+from imgcls_search.trackers.messages import EpochMeasured, TrackedStudy, TrialBegan, TrialEnded
 
 Settings = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ class Client(Protocol):
 class TensorBoardClient:
     """A folder of event files for each trial: `<folder>/<study>/trial-00007`."""
 
-    def __init__(self, settings: Settings, study: StudyFacts) -> None:
+    def __init__(self, settings: Settings, study: TrackedStudy) -> None:
         self.folder = Path(settings["folder"]) / study.name
         self.writers: dict[str, Any] = {}
 
@@ -78,7 +78,7 @@ class TensorBoardClient:
 class MLflowClient:
     """Runs nested below the run of the study, as MLflow's page shows them."""
 
-    def __init__(self, settings: Settings, study: StudyFacts) -> None:
+    def __init__(self, settings: Settings, study: TrackedStudy) -> None:
         # Do not wait long for a server that is away; a failed call is repeated later.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -146,7 +146,7 @@ class MLflowClient:
 class WandbClient:
     """Runs in a group with the study's name."""
 
-    def __init__(self, settings: Settings, study: StudyFacts) -> None:
+    def __init__(self, settings: Settings, study: TrackedStudy) -> None:
         self.settings, self.study = settings, study
         self.runs: dict[str, Any] = {}
         Path(settings["folder"]).mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ class WandbClient:
         )
 
 
-CLIENTS: Mapping[str, Callable[[Settings, StudyFacts], Client]] = {
+CLIENTS: Mapping[str, Callable[[Settings, TrackedStudy], Client]] = {
     "tensorboard": TensorBoardClient,
     "mlflow": MLflowClient,
     "wandb": WandbClient,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyFacts:
+class TrackedStudy:
     """The study that trials belong to."""
 
     name: str

@@ -17,7 +17,7 @@ from typing import Any
 from imgcls_search import atomic
 from imgcls_search.errors import first_line
 from imgcls_search.trackers.clients import CLIENTS, Client
-from imgcls_search.trackers.messages import End, EpochMeasured, Message, StudyFacts, TrialBegan, TrialEnded
+from imgcls_search.trackers.messages import End, EpochMeasured, Message, TrackedStudy, TrialBegan, TrialEnded
 
 AGAIN_SECONDS = 30.0
 """How long to wait before retrying a tracker that did not answer."""
@@ -71,7 +71,7 @@ class Logged:
         return False
 
 
-def main(connection: Connection, name: str, settings: Mapping[str, Any], study: StudyFacts, file: Path) -> None:
+def main(connection: Connection, name: str, settings: Mapping[str, Any], study: TrackedStudy, file: Path) -> None:
     """Forward messages until the run ends or dies."""
     # Silence the tracker's own output; errors go to the run.
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -87,9 +87,9 @@ class TrackerQueue:
     def __init__(
         self,
         connection: Connection,
-        make: Callable[[Mapping[str, Any], StudyFacts], Client],
+        make: Callable[[Mapping[str, Any], TrackedStudy], Client],
         settings: Mapping[str, Any],
-        study: StudyFacts,
+        study: TrackedStudy,
         file: Path,
     ) -> None:
         self.connection, self.make, self.settings, self.study, self.file = connection, make, settings, study, file

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_search.training.metrics import probabilities_of
+from imgcls_search.probabilities import probabilities_of
 
 Array = np.ndarray[Any, Any]
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from imgcls_search.errors import DeviceError
+from imgcls_search.processor import processor_name
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -87,10 +86,7 @@ def hardware(device: str) -> str:
     """Return the name of the GPU or processor, which affects the last digits of a training's numbers."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return processor_name()
 
 
 def resolve_precision(precision: str, device: str) -> str:

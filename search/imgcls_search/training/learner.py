@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from imgcls_search.errors import BuildError
 from imgcls_search.models.anatomy import Anatomy
-from imgcls_search.models.heads import dropout_before
+from imgcls_search.models.heads import dropout_before, replace_head
 
 
 class Learner(nn.Module):
@@ -47,8 +47,7 @@ def without_head(model: nn.Module, path: str) -> nn.Module:
         raise BuildError(path, "this family does not say where its head is, so it cannot be pretrained")
     if (dropout := dropout_before(model)) is not None:
         dropout.p = 0.0
-    parent, _, name = anatomy.head.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.Identity())
+    replace_head(model, nn.Identity())
     return model
 
 
@@ -70,7 +69,7 @@ def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(before, widths[-1]))
 
 
-class Contrast(nn.Module):
+class ContrastiveLoss(nn.Module):
     """NT-Xent (Chen et al. 2020): find the other view of an image among all views in a batch."""
 
     def __init__(self, temperature: float) -> None:
@@ -92,7 +91,7 @@ class Contrast(nn.Module):
             return functional.cross_entropy(near, others)
 
 
-class Imitation(nn.Module):
+class ImitationLoss(nn.Module):
     """The cosine distance between projections and a teacher's features, standardised to mean 0 and deviation 1."""
 
     mean: Tensor

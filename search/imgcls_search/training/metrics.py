@@ -11,6 +11,7 @@ import numpy as np
 from imgcls_search import costs
 from imgcls_search.errors import DivergedError
 from imgcls_search.measures import ALWAYS, CORRUPTED, COSTED, NAMED, SEVERAL_ALWAYS, SUPPORT, class_of, specificity
+from imgcls_search.probabilities import softmax
 from imgcls_search.training import custom_metrics, metrics_several
 from imgcls_search.training.ranking import average_precisions, roc_areas, sensitivity
 
@@ -233,17 +234,3 @@ _MEASURES = {
     "ece": _calibration_error,
 }
 """Functions of a model's predictions; None where undefined."""
-
-
-def softmax(logits: Array) -> Array:
-    """Return probabilities [N, classes], in double precision, from logits [N, classes]."""
-    # SciPy's softmax gives the same, but is slow to import.
-    numbers = logits.astype(np.float64)
-    powers = np.exp(numbers - numbers.max(axis=1, keepdims=True))
-    probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
-
-
-def probabilities_of(logits: Array, *, several: bool) -> Array:
-    """Return probabilities [N, classes] from logits, of classes or of `several` labels."""
-    return metrics_several.sigmoid(logits) if several else softmax(logits)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search.measures import SUPPORT, THRESHOLD, class_of, specificity
+from imgcls_search.probabilities import sigmoid
 from imgcls_search.training import custom_metrics
 from imgcls_search.training.ranking import average_precisions, roc_areas, sensitivity
 
@@ -104,11 +105,3 @@ def choose_thresholds(probabilities: Array, truth: Array) -> Array:
     chosen = np.take_along_axis(found, distance.argmin(axis=0)[None], axis=0)[0]
     thresholds: Array = np.where(total > 0, chosen, MIDDLE)
     return thresholds
-
-
-def sigmoid(logits: Array) -> Array:
-    """Return probabilities [N, labels], in double precision, from logits [N, labels]."""
-    from scipy.special import expit
-
-    probabilities: Array = expit(logits.astype(np.float64))
-    return probabilities

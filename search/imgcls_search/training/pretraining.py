@@ -52,7 +52,7 @@ class Imitation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teacher:
+class TeacherSource:
     """The network whose features are imitated."""
 
     kind: Literal["timm", "file", "study"]
@@ -163,26 +163,26 @@ def timm_teacher(
     *,
     name: Annotated[str, Arg("a network of timm")] = "tf_efficientnet_lite0",
     weights: Annotated[str, Arg("imagenet: timm's pretrained weights; or the path of a weights file")] = "imagenet",
-) -> Teacher:
+) -> TeacherSource:
     """Learn from a network of timm."""
-    return Teacher(kind="timm", source=name, weights=weights)
+    return TeacherSource(kind="timm", source=name, weights=weights)
 
 
 def teacher_from_file(
     *, path: Annotated[str, Arg("weights that `train` or a search saved, for example trained/best/seed-1.pt")]
-) -> Teacher:
+) -> TeacherSource:
     """Learn from a network that this program trained."""
-    return Teacher(kind="file", source=path)
+    return TeacherSource(kind="file", source=path)
 
 
 def teacher_from_study(
     *, name: Annotated[str, Arg("a study in the same folder, whose best trial is the teacher")]
-) -> Teacher:
+) -> TeacherSource:
     """Learn from the best trial of another study."""
-    return Teacher(kind="study", source=name)
+    return TeacherSource(kind="study", source=name)
 
 
-TEACHERS: Mapping[str, Callable[..., Teacher]] = {
+TEACHERS: Mapping[str, Callable[..., TeacherSource]] = {
     "timm": timm_teacher,
     "file": teacher_from_file,
     "study": teacher_from_study,
@@ -222,9 +222,9 @@ def optimizer_of(config: TrialConfig) -> Component:
     return config.component(f"pretrain.{config.component('pretrain').name}.optimizer")
 
 
-def teacher_of(config: TrialConfig) -> Teacher | None:
+def teacher_of(config: TrialConfig) -> TeacherSource | None:
     """Return the teacher that a configuration imitates, None if it imitates none."""
     if "imitate" not in config.tree.get("pretrain", {}):
         return None
-    found: Teacher = build(TEACHERS, config.component("pretrain.imitate.teacher"))
+    found: TeacherSource = build(TEACHERS, config.component("pretrain.imitate.teacher"))
     return found

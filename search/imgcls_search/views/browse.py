@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, final
 
 from imgcls_search.errors import SearchError, UserError, closest
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.measures import share_of_images
+from imgcls_search.measures import share_of_images, sign_of
 from imgcls_search.rounding import pairs
 from imgcls_search.space import differences
 from imgcls_search.study import best
@@ -313,7 +313,7 @@ def _best_first(record: Record) -> list[Trial]:
     done = best.ranked(record)
     numbers = {trial.number for trial in done}
     rest = [trial for trial in record.trials if trial.number not in numbers]
-    sign = 1 if record.objectives[0][1] == "maximize" else -1
+    sign = sign_of(record.objectives[0][1])
     rest.sort(
         key=lambda trial: (-trial.last_shown, -sign * trial.value_at(trial.last_shown) if trial.last_shown else 0)
     )

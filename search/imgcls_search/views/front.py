@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from imgcls_search.errors import UserError, writing
-from imgcls_search.measures import bounds
+from imgcls_search.measures import bounds, sign_of
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.study.summary import TrialSummary, describe
@@ -147,7 +147,7 @@ def _value(trial: Trial, objective: int) -> float:
 def _attained(record: Record, done: Sequence[Trial], pair: tuple[int, int]) -> list[Trial]:
     """Return the trials that no other beats in these two objectives."""
     known = [trial for trial in done if trial.is_feasible]
-    signs = [1 if record.objectives[place][1] == "maximize" else -1 for place in pair]
+    signs = [sign_of(record.objectives[place][1]) for place in pair]
     scores = [[sign * _value(trial, place) for sign, place in zip(signs, pair, strict=True)] for trial in known]
     beaten = best.num_dominating(np.array(scores))
     return [trial for trial, count in zip(known, beaten, strict=True) if not count]

@@ -181,7 +181,7 @@ def _worst_rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [rows[number] for number in sorted(worst)]
 
 
-def confused_pairs(matrix: Any, classes: Sequence[str], most: int = MOST_PAIRS) -> list[str]:
+def confused_pairs(matrix: Any, classes: Sequence[str]) -> list[str]:
     """Return the most frequent confusions in words, most frequent first: 'glass taken for tin: 14 of 75'."""
     errors = matrix - np.diag(np.diag(matrix))
     totals = matrix.sum(axis=1)
@@ -190,7 +190,7 @@ def confused_pairs(matrix: Any, classes: Sequence[str], most: int = MOST_PAIRS) 
         zip(true.tolist(), said.tolist(), strict=True),
         key=lambda pair: (-int(errors[pair]), -errors[pair] / totals[pair[0]], pair),
     )
-    return [f"{classes[t]} taken for {classes[s]}: {errors[t, s]} of {totals[t]}" for t, s in order[:most]]
+    return [f"{classes[t]} taken for {classes[s]}: {errors[t, s]} of {totals[t]}" for t, s in order[:MOST_PAIRS]]
 
 
 def _confused_labels(found: Evaluation, classes: Sequence[str]) -> list[str]:

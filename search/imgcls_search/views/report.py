@@ -16,6 +16,7 @@ from imgcls_search.errors import NoResultError, SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
 from imgcls_search.jobs.export import chosen_trial
 from imgcls_search.measures import command_for, share_of_images
+from imgcls_search.progress import ShowStep
 from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
 from imgcls_search.space import differences
 from imgcls_search.study import best
@@ -37,9 +38,6 @@ from imgcls_search.worker import figures
 TOP_ROWS = 20
 
 
-Step = Callable[[str, int, int], None]
-"""Called with a description of the step that begins, its number, and the number of steps."""
-
 STEPS = 6
 
 REASONS_TO_BELIEVE: tuple[Callable[[EvaluatedTrial, Sketchbook], Section | None], ...] = (sureness, worse_pictures)
@@ -47,7 +45,7 @@ REASONS_TO_BELIEVE: tuple[Callable[[EvaluatedTrial, Sketchbook], Section | None]
 
 
 def write_report(
-    files: StudyFiles, output: Path, trial: int | None = None, step: Step = lambda what, number, of: None
+    files: StudyFiles, output: Path, trial: int | None = None, step: ShowStep = lambda what, number, of: None
 ) -> int:
     """Write the report and return its size in bytes.
 

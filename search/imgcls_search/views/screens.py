@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from imgcls_search.progress import Progress
 from imgcls_search.rounding import without_long_numbers
 from imgcls_search.terminal import shown
 
@@ -45,7 +46,7 @@ class Screens(Protocol):
     def steps(self) -> AbstractContextManager[Show]:
         """Return a context that shows the steps of a task."""
 
-    def building(self) -> AbstractContextManager[Callable[[int, int], None]]:
+    def building(self) -> AbstractContextManager[Progress]:
         """Return a context that shows configurations being built."""
 
 
@@ -98,7 +99,7 @@ class ConsoleScreens:
             yield screen.step
 
     @contextlib.contextmanager
-    def building(self) -> Iterator[Callable[[int, int], None]]:
+    def building(self) -> Iterator[Progress]:
         """Show configurations being built."""
         from imgcls_search.views.screen import SurveyScreen
 
@@ -139,7 +140,7 @@ class SilentScreens:
         yield lambda what, number, of: None
 
     @contextlib.contextmanager
-    def building(self) -> Iterator[Callable[[int, int], None]]:
+    def building(self) -> Iterator[Progress]:
         """Show nothing."""
         yield lambda done, total: None
 

@@ -110,8 +110,8 @@ class SearchScreen:
         counts = {state: sum(trial.state == state for trial in trials) for state in ("paused", "pruned", "fail")}
         done = _num_ended(search)
         parts = [f"{done}/{search.num_wanted} trials", f"{len(search.working)} running"]
-        if (pretraining := len(search.pretraining.making)) or search.pretraining.resting:
-            parts.append(f"{pretraining} pretraining ({counted('trial', len(search.pretraining.resting))} wait)")
+        if (pretraining := len(search.pretraining.making)) or search.pretraining.waiting:
+            parts.append(f"{pretraining} pretraining ({counted('trial', len(search.pretraining.waiting))} wait)")
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         ranking = best.ranked(search.record)
         if ranking:

@@ -15,7 +15,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
 
 from imgcls_search.measures import main_measure
-from imgcls_search.orchestrator.backbones import Store
+from imgcls_search.orchestrator.backbones import BackboneStore
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -45,7 +45,7 @@ _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 
 def how_it_went(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) -> list[Section]:
     """Return sections with the best so far, curves, pretrainings, and the front, or one cost against the score."""
-    done = _done(record)
+    done = best.feasible(record)
     curves = book.picture(_curves(record), "Learning curves: the best trials, and faintly all others, pruned ones too")
     pictures = [book.picture(*_progress(record, done)), curves]
     if len(record.objectives) == 1 and (found := _cost(done, record)) is not None:
@@ -61,7 +61,7 @@ def how_it_went(record: Record, winner: Trial, files: StudyFiles, book: Sketchbo
 
 def what_mattered(record: Record, book: Sketchbook) -> list[Section]:
     """Return importances, if there are enough trials, and the score by each setting."""
-    done = _done(record)
+    done = best.feasible(record)
     columns = _columns(done)
     metric = record.objectives[0][0]
     importance, text = _importances(record, len(columns))
@@ -94,7 +94,7 @@ def _health(record: Record, winner: Trial, files: StudyFiles) -> Iterator[tuple[
     own = (config.component("model").name, config.component("pretrain").name) if config.needs_backbone else None
     known = [each for each in record.facts.get("backbones", {}).items() if KEY.fullmatch(each[0])]
     known.sort(key=lambda each: (each[1].get("model"), each[1].get("pretrain")) != own)
-    store, shown = Store(files.root), 0
+    store, shown = BackboneStore(files.root), 0
     for key, fact in known:
         epochs = epochs_of_pretraining([str(store.path(key))])
         if epochs and shown < MOST_PRETRAININGS:
@@ -102,10 +102,6 @@ def _health(record: Record, winner: Trial, files: StudyFiles) -> Iterator[tuple[
             held = f", fold {fact['fold'] + 1} held out" if "fold" in fact else ""
             what = f"{fact.get('model', 'network')} ({fact.get('pretrain', 'pretrained')}{held})"
             yield figures.health(epochs), f"What the epochs of the pretraining of {what} measured"
-
-
-def _done(record: Record) -> list[Trial]:
-    return [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
 
 
 def _progress(record: Record, done: Sequence[Trial]) -> tuple[Any, str]:

@@ -9,20 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from imgcls_search.data import Images, load
-from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES
 from imgcls_search.jobs.evaluation import Evaluation, corruption_table
+from imgcls_search.jobs.report_effort import CORRUPTED_MACS, CORRUPTED_VERSIONS, LEAST_CORRUPTED, MOST_CORRUPTED
 from imgcls_search.models.cost import images_within
 from imgcls_search.rounding import share
 from imgcls_search.training import calibration, refusing
 from imgcls_search.views.mistakes import EvaluatedTrial
 from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.worker import figures, measuring
-
-MOST_CORRUPTED, LEAST_CORRUPTED = 200, 30
-"""Most and fewest images that the report corrupts; each gets 15 versions."""
-
-MOST_MACS = 3e11
-"""Multiply-accumulates to spend on them beyond the fewest images: about half a minute of one core."""
 
 
 def sureness(looked: EvaluatedTrial, book: Sketchbook) -> Section:
@@ -62,7 +56,7 @@ def worse_pictures(looked: EvaluatedTrial, book: Sketchbook) -> Section | None:
     if looked.data.has_several_labels:
         return None
     macs = measuring.count(looked.config.component("model"), looked.data.shape).macs
-    affordable = images_within(MOST_MACS, len(CORRUPTIONS) * len(SEVERITIES) * macs, least=LEAST_CORRUPTED)
+    affordable = images_within(CORRUPTED_MACS, CORRUPTED_VERSIONS * macs, least=LEAST_CORRUPTED)
     images = _some(load(looked.data, "val"), min(MOST_CORRUPTED, affordable))
     table = corruption_table(looked.artifact or looked.model, looked.config, looked.data, [images])
     count = len(images.labels)

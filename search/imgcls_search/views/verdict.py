@@ -34,7 +34,7 @@ class Card:
     id: str
 
 
-Choice = tuple[str, float, float]
+ScoreInterval = tuple[str, float, float]
 """A metric and the ends of its interval."""
 
 
@@ -73,7 +73,11 @@ class Cost:
 
 
 def verdict(
-    record: Record, winner: Trial, looked: EvaluatedTrial | None, confused: list[str] | None, choice: Choice | None
+    record: Record,
+    winner: Trial,
+    looked: EvaluatedTrial | None,
+    confused: list[str] | None,
+    choice: ScoreInterval | None,
 ) -> Verdict:
     """Return the first sentence of a page and its cards."""
     tested = _tested(record, winner)
@@ -107,7 +111,7 @@ def _network(winner: Trial) -> str:
     return f"{family_of(winner)} {name}" if isinstance(name, str) else family_of(winner)
 
 
-def _objectives(record: Record, winner: Trial, choice: Choice | None) -> Iterator[Card]:
+def _objectives(record: Record, winner: Trial, choice: ScoreInterval | None) -> Iterator[Card]:
     folds = len(record.fact("data").get("folds", []))
     for (metric, _), value in zip(record.objectives, winner.values or (), strict=False):
         if metric != "params":
@@ -157,7 +161,7 @@ def _between(low: float, high: float, images: int) -> str:
     return f"{share(low, images)} to {share(high, images)}"
 
 
-def interval_of_choice(record: Record, looked: EvaluatedTrial | None) -> Choice | None:
+def interval_of_choice(record: Record, looked: EvaluatedTrial | None) -> ScoreInterval | None:
     """Return a metric of the winner with its 95 % interval from sampling the images that it was scored on.
 
     It is the first objective; return None if that is not a score, or the images cannot be read.

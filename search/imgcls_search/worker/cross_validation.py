@@ -24,12 +24,13 @@ from imgcls_search.data.folds import places
 from imgcls_search.data.label_sets import Labels, are_several
 from imgcls_search.errors import CheckpointError
 from imgcls_search.measures import ALWAYS, SUPPORT, THRESHOLD
+from imgcls_search.probabilities import probabilities_of, sigmoid
 from imgcls_search.training import checkpoint
 from imgcls_search.training.evaluation import predict
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import fit
-from imgcls_search.training.metrics import Wanted, softmax
-from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
+from imgcls_search.training.metrics import Wanted
+from imgcls_search.training.metrics_several import choose_thresholds
 from imgcls_search.training.session import Session
 from imgcls_search.worker.file_contents import CrossValidationState, FoldsState
 
@@ -222,5 +223,5 @@ def read_out_of_fold(state: Mapping[str, Any], source: str) -> OutOfFold:
         raise CheckpointError(f"{source}: no out-of-fold predictions; needed: a finished trial with folds") from None
     if not len(logits) == len(labels) == len(images) == len(names):
         raise CheckpointError(f"{source}: its out-of-fold predictions are damaged")
-    probabilities = sigmoid(logits) if are_several(labels) else softmax(logits)
+    probabilities = probabilities_of(logits, several=are_several(labels))
     return OutOfFold(probabilities=probabilities, labels=labels, images=images, names=names, logits=logits)

@@ -40,7 +40,7 @@ class CurrentTraining:
         self.other_devices: int | None = None
         """The number of devices that wrote the checkpoint of the current training, if it differs."""
 
-    def take_up(self, job: Job, data: Prepared) -> Session | CrossValidation:
+    def session_of(self, job: Job, data: Prepared) -> Session | CrossValidation:
         """Return the trial's training: from memory, from its checkpoint, or new."""
         self.dropped = ""
         if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,23 +15,21 @@ from torch import nn
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Augment, Moment, Prepared, load
-from imgcls_search.data.features import Floats, computing, folder_beside, kept
+from imgcls_search.data.features import Floats, computing, finished, folder_beside, kept
 from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.models import pretrained
-from imgcls_search.models.anatomy import Anatomy
+from imgcls_search.models.heads import replace_head
+from imgcls_search.progress import Progress
 from imgcls_search.training.device import move
 from imgcls_search.training.images import EVALUATION_BATCH, ImageSet, in_order
 from imgcls_search.worker import image_sets, networks, start_weights
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the total."""
 
 Steps = Generator[tuple[int, int], None, Floats]
 """Yields the number of images done and the total, and returns the features."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone:
+class FrozenNetwork:
     """A pretrained network without its last layer, in evaluation mode."""
 
     network: nn.Module
@@ -45,7 +43,7 @@ class Backbone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class AugmentedView:
     """One augmented version of every training image."""
 
     number: int
@@ -54,7 +52,7 @@ class View:
     """The augmentation as text, which together with the number determines the images."""
 
 
-def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
+def frozen_network(config: TrialConfig, data: Prepared, device: str) -> FrozenNetwork:
     """Build the network of a configuration with its pretrained weights, and remove its head.
 
     Raises:
@@ -69,25 +67,27 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
     data = start_weights.with_normalisation(config, data)
     model = networks.build_own_model(config, data.shape)
     pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
-    anatomy = model.anatomy
-    assert isinstance(anatomy, Anatomy), "weights are found by it"
-    parent, _, name = anatomy.head.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.Identity())
+    replace_head(model, nn.Identity())
     model = model.eval().requires_grad_(False)
     digest = digest_of(model)
     model = move(model, device)
-    return Backbone(network=model, data=data, digest=digest, device=device)
+    return FrozenNetwork(network=model, data=data, digest=digest, device=device)
 
 
 def features_of(
-    found: Backbone, split: Literal["train", "val"], cache: Path, progress: Progress | None = None
+    found: FrozenNetwork, split: Literal["train", "val"], cache: Path, progress: Progress | None = None
 ) -> Floats:
     """Return the features of a split, [N, D], computed once for all processes.
 
     Raises:
         DataError: the images are gone, or the cache cannot be written.
     """
-    return _told(computing(cache, made_from(found, split), lambda: _steps(found, split)), progress)
+
+    def tell(step: tuple[int, int] | None) -> None:
+        if step is not None and progress is not None:
+            progress(*step)
+
+    return finished(computing(cache, made_from(found, split), lambda: _steps(found, split)), tell)
 
 
 def kept_of(
@@ -102,7 +102,7 @@ def kept_of(
     if not cache.is_dir() or not pretrained.is_wanted(config.component("model")):
         return None
     try:
-        found = backbone(config, data, device)
+        found = frozen_network(config, data, device)
     # The weights are gone.
     except SearchError:
         return None
@@ -112,7 +112,9 @@ def kept_of(
     return kept(cache, made_from(found, split))
 
 
-def made_from(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> dict[str, Any]:
+def made_from(
+    found: FrozenNetwork, split: Literal["train", "val"], view: AugmentedView | None = None
+) -> dict[str, Any]:
     """Return everything that determines the features of a split."""
     data = found.data
     origin: dict[str, Any] = {
@@ -130,11 +132,11 @@ def made_from(found: Backbone, split: Literal["train", "val"], view: View | None
 
 
 def features_in_steps(
-    found: Backbone,
+    found: FrozenNetwork,
     split: Literal["train", "val"],
     cache: Path,
     *,
-    view: View | None = None,
+    view: AugmentedView | None = None,
     most_bytes: float,
 ) -> Generator[tuple[int, int] | None, None, Floats]:
     """Like `features_of`, but yield the images done and the total; None while another process computes the same.
@@ -146,18 +148,18 @@ def features_in_steps(
     return (yield from computing(cache, origin, lambda: _steps(found, split, view), most_bytes=most_bytes))
 
 
-def _steps(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> Steps:
+def _steps(found: FrozenNetwork, split: Literal["train", "val"], view: AugmentedView | None = None) -> Steps:
     # Augmentation cuts from the margin; without it, the images have no margin.
     images = load(found.data, split, whole=view is not None)
     return (yield from compute_in_steps(found, image_sets.on_device(images, found.data, found.device), view))
 
 
-def compute(found: Backbone, images: ImageSet, progress: Progress | None = None) -> Floats:
+def compute(found: FrozenNetwork, images: ImageSet, progress: Progress | None = None) -> Floats:
     """Return the features of some images, [N, D], without storing them."""
-    return _told(compute_in_steps(found, images), progress)
+    return finished(compute_in_steps(found, images), lambda step: progress(*step) if progress is not None else None)
 
 
-def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None) -> Steps:
+def compute_in_steps(found: FrozenNetwork, images: ImageSet, view: AugmentedView | None = None) -> Steps:
     """Like `compute`, but yield the images done and the total."""
     done, parts = 0, []
     for index, pixels, _ in images.batches(in_order(images, batch=BATCH)):
@@ -171,7 +173,7 @@ def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None
     return values
 
 
-def _augmented(pixels: torch.Tensor, index: torch.Tensor, view: View, done: int) -> torch.Tensor:
+def _augmented(pixels: torch.Tensor, index: torch.Tensor, view: AugmentedView, done: int) -> torch.Tensor:
     # The numbers do not depend on the trial that computes first, and leave its generator unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(view.number * 1_000_003 + done)
@@ -180,17 +182,6 @@ def _augmented(pixels: torch.Tensor, index: torch.Tensor, view: View, done: int)
 
 BATCH = EVALUATION_BATCH // 4
 """Images per step: few enough to notice a stop soon, enough to be fast."""
-
-
-def _told(steps: Generator[Any, None, Floats], progress: Progress | None) -> Floats:
-    def whole() -> Generator[Any, None, None]:
-        found.append((yield from steps))
-
-    found: list[Floats] = []
-    for step in whole():
-        if step is not None and progress is not None:
-            progress(*step)
-    return found[0]
 
 
 def digest_of(model: nn.Module) -> str:

@@ -55,7 +55,7 @@ class Task:
     metrics: tuple[str, ...] = ()
     """Metrics beyond the standard ones."""
 
-    live: Callable[[], None] = lambda: None
+    report_alive: Callable[[], None] = lambda: None
     """Called between two steps of the work."""
 
     group: Group | None = None
@@ -196,7 +196,7 @@ def _tune(model: nn.Module, task: Task, plan: sections.Pruning) -> nn.Module:
         session.optimizer.register_step_post_hook(lambda *_: keep())
     for metrics in fit(session, task.train, None, until_epoch=plan.finetune_epochs, should_stop=task.should_stop):
         print(f"after pruning at epoch {task.epoch}: {metrics}", flush=True)  # noqa: T201 - the trial's log
-        task.live()
+        task.report_alive()
     return session.deployed.cpu().to(memory_format=torch.contiguous_format)
 
 
@@ -207,7 +207,7 @@ def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
     terminal.lock_bars_by_thread()
     try:
         export_onnx(model, target, shape=task.data.shape, mean=task.data.mean, std=task.data.std)
-        task.live()
+        task.report_alive()
         if plan is None:
             return {}
         images = _calibration(task, plan.calibration_images)

@@ -26,7 +26,7 @@ from imgcls_search.training.probe import LinearHead, fit_linear, fit_several
 from imgcls_search.training.recipe import Finetune
 from imgcls_search.training.session import HeadPhase
 from imgcls_search.worker import image_sets, pipeline
-from imgcls_search.worker.features import Backbone, View, backbone, features_in_steps
+from imgcls_search.worker.features import AugmentedView, FrozenNetwork, features_in_steps, frozen_network
 from imgcls_search.worker.head_plan import HeadPlan
 
 FOLD_SEED = 0
@@ -56,11 +56,11 @@ class HeadFeatures:
         Raises:
             DataError: the images are gone, or the features cannot be stored.
         """
-        network: Backbone | None = None
+        network: FrozenNetwork | None = None
         parts = deque(part for part in self._parts(wanted, portion) if part not in self.kept)
         while parts:
             split, view = parts.popleft()
-            network = network or backbone(self.config, self.data, self.device)
+            network = network or frozen_network(self.config, self.data, self.device)
             steps = features_in_steps(
                 network,
                 split,
@@ -82,13 +82,13 @@ class HeadFeatures:
         parts = [(split, view) for view in views for split in trained]
         return list(dict.fromkeys([*parts, *((split, None) for split in scored if portion == "train")]))
 
-    def _view(self, number: int | None) -> View | None:
+    def _view(self, number: int | None) -> AugmentedView | None:
         if number is None:
             return None
         augmentation, _ = pipeline.build_augmentation(self.config, self.data.shape)
         settings = self.config.section("augment")
         shown = {name: value for name, value in settings.items() if name not in ("mixup", "cutmix")}
-        return View(number=number, augment=augmentation, settings=json.dumps(plain(shown), sort_keys=True))
+        return AugmentedView(number=number, augment=augmentation, settings=json.dumps(plain(shown), sort_keys=True))
 
     def _told(
         self,

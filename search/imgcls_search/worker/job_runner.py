@@ -53,7 +53,7 @@ from imgcls_search.worker import cross_validation, finish, head_plan, networks, 
 from imgcls_search.worker.cross_validation import CrossValidation
 from imgcls_search.worker.current_training import CurrentTraining, kept_of_folds
 from imgcls_search.worker.saved import identity, read_finished
-from imgcls_search.worker.saving import Saving
+from imgcls_search.worker.saving import CheckpointSaver
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class JobRunner:
         """With a `group`, all its processes run each job together, and one of them writes files."""
         self.device, self.group = device, group
         self.current = CurrentTraining(device, group)
-        self.saving = Saving(self.leads)
+        self.saver = CheckpointSaver(self.leads)
 
     @property
     def leads(self) -> bool:
@@ -84,12 +84,13 @@ class JobRunner:
         job: Job,
         stop: threading.Event,
         *,
-        rest: Callable[[], None] = lambda: None,
-        live: Callable[[int], None] = lambda trial: None,
+        wait_while_paused: Callable[[], None] = lambda: None,
+        report_alive: Callable[[int], None] = lambda trial: None,
     ) -> Iterator[Event]:
         """Run a job; yield its events, of which the last one tells how the job ended.
 
-        `rest` is called between two steps, `live` with the trial between two steps after the last epoch.
+        `wait_while_paused` is called between two steps; `report_alive`, with the trial, between two steps after the
+        last epoch.
         """
         try:
             match job.kind:
@@ -98,7 +99,7 @@ class JobRunner:
                 case "draw":
                     yield from self._draw(job)
                 case "train":
-                    yield from self._train(job, stop, rest, live)
+                    yield from self._train(job, stop, wait_while_paused, report_alive)
         except StoppedError:
             yield Stopped(trial=job.trial)
         except DivergedError as error:
@@ -164,14 +165,18 @@ class JobRunner:
         if artifact is not None:
             logits = finish.logits(artifact, validation)
         else:
-            session = self._take_up(job, data)
+            session = self._session_of(job, data)
             assert isinstance(session, Session)
             logits = predict(session.deployed, validation, precision=session.precision)
         split = load(data, "val")
         return draw(logits=logits, labels=np.asarray(split.labels), pixels=split.pixels)
 
     def _train(
-        self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]
+        self,
+        job: Job,
+        stop: threading.Event,
+        wait_while_paused: Callable[[], None],
+        report_alive: Callable[[int], None],
     ) -> Iterator[Event]:
         self.current.unlabeled = None
         data = start_weights.with_normalisation(job.config, Prepared.from_dict(job.data))
@@ -180,8 +185,10 @@ class JobRunner:
             yield from known or ()
             return
         if job.config.is_pretraining:
-            self.current.unlabeled = yield from self._led(pretraining.preparing(job, data, self.device, stop, rest))
-        session = self._take_up(job, data)
+            self.current.unlabeled = yield from self._leader_first(
+                pretraining.preparing(job, data, self.device, stop, wait_while_paused)
+            )
+        session = self._session_of(job, data)
         if self.group is not None:
             # From here on, files may be written that the others of the group have read.
             self.group.wait()
@@ -192,14 +199,14 @@ class JobRunner:
             refuse_collapsed(session.history)
 
         def wants_to_stop() -> bool:
-            rest()
+            wait_while_paused()
             # An epoch may be discarded only if the previous one is on disk.
-            return stop.is_set() and self.saving.epoch == session.epoch
+            return stop.is_set() and self.saver.epoch == session.epoch
 
         def should_stop() -> bool:
             return self._agree(self.leads and wants_to_stop())
 
-        yield from self._led(self._find_features(job, data, session, wants_to_stop))
+        yield from self._leader_first(self._find_features(job, data, session, wants_to_stop))
         wanted = Wanted(classes=data.classes, named=job.metrics, costs=costs.of(job.config.tree))
         if isinstance(session, CrossValidation):
             epochs = session.fit(until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
@@ -209,7 +216,7 @@ class JobRunner:
             epochs = fit(session, *sets, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         for metrics in epochs:
             stopping = self._agree(stop.is_set())
-            if stopping or session.epoch == job.until_epoch or self.saving.is_due(metrics["seconds"]):
+            if stopping or session.epoch == job.until_epoch or self.saver.is_due(metrics["seconds"]):
                 self._save(session, job, data)
                 yield CheckpointSaved(trial=job.trial, epoch=session.epoch)
             print(f"epoch {session.epoch}: {metrics}", flush=True)  # noqa: T201 - the trial's log
@@ -222,7 +229,7 @@ class JobRunner:
         if self.current.unlabeled is not None:
             yield from self._finish_pretraining(job, data, session)
         elif job.is_scored:
-            yield self._score(job, data, session, should_stop, lambda: live(job.trial))
+            yield self._score(job, data, session, should_stop, lambda: report_alive(job.trial))
         yield MilestoneReached(trial=job.trial)
 
     def _finish_pretraining(self, job: Job, data: Prepared, session: Session | CrossValidation) -> Iterator[Event]:
@@ -239,7 +246,7 @@ class JobRunner:
                 checkpoint.save({**state, "job": identity(job)}, Path(job.checkpoint))
             self.current.session = None
 
-    def _led(self, steps: Generator[Event, None, T]) -> Generator[Event, None, T]:
+    def _leader_first(self, steps: Generator[Event, None, T]) -> Generator[Event, None, T]:
         """Let the leader of a group do some work first while the others wait; they then find it done.
 
         Raises:
@@ -292,7 +299,7 @@ class JobRunner:
         data: Prepared,
         session: Session | CrossValidation,
         should_stop: Callable[[], bool],
-        live: Callable[[], None],
+        report_alive: Callable[[], None],
     ) -> Event:
         """Compress, export and measure a copy; at the last epoch, the checkpoint then stores the result."""
         started = time.monotonic()
@@ -310,7 +317,7 @@ class JobRunner:
             validation=validation,
             metrics=job.metrics,
             should_stop=should_stop,
-            live=live,
+            report_alive=report_alive,
             group=self.group,
         )
         found = finish.finish(session.deployed, task, Path(job.artifact) if job.artifact else None)
@@ -336,15 +343,15 @@ class JobRunner:
             self.current.session = None
         return Scored(trial=job.trial, epoch=session.epoch, metrics=metrics, notes=found.notes)
 
-    def _take_up(self, job: Job, data: Prepared) -> Session | CrossValidation:
+    def _session_of(self, job: Job, data: Prepared) -> Session | CrossValidation:
         held = self.current.session
-        session = self.current.take_up(job, data)
+        session = self.current.session_of(job, data)
         if session is not held:
-            self.saving.begin(session.epoch)
+            self.saver.begin(session.epoch)
         return session
 
     def _save(self, session: Session | CrossValidation, job: Job, data: Prepared) -> None:
-        self.saving.save(session.epoch, Path(job.checkpoint), lambda: self.current.state(session, job, data))
+        self.saver.save(session.epoch, Path(job.checkpoint), lambda: self.current.state(session, job, data))
 
     def _fail(self, job: Job, kind: FailureKind, reason: str) -> Event:
         # The log may be on the full disk.

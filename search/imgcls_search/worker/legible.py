@@ -29,7 +29,7 @@ def _short(number: float) -> str:
     return f"{number:g}"
 
 
-class _Written(ticker.Formatter):
+class _EscapedLabels(ticker.Formatter):
     """Escapes characters without a font with backslashes in another formatter's labels."""
 
     def __init__(self, inner: ticker.Formatter, files: Sequence[str] | None) -> None:
@@ -62,7 +62,7 @@ def make_legible(figure: Figure, files: Sequence[str] | None = None) -> None:
     extra = fonts.families([*(text.get_text() for text in texts), *labels], files)
     for axis in axes:
         if any(fonts.written(label.get_text(), files) != label.get_text() for label in axis.get_ticklabels()):
-            axis.set_major_formatter(_Written(axis.get_major_formatter(), files))
+            axis.set_major_formatter(_EscapedLabels(axis.get_major_formatter(), files))
         if extra:
             axis.set_tick_params(labelfontfamily=["sans-serif", *extra])
     for text in texts:

@@ -15,14 +15,14 @@ from pathlib import Path
 from imgcls_search import terminal
 from imgcls_search.protocol import (
     GROUP_LOST,
+    Continue,
     Event,
     Failed,
-    GoOn,
     GroupMember,
-    Held,
-    Hold,
     Job,
     Message,
+    Pause,
+    Paused,
     Stop,
 )
 from imgcls_search.training.device import settle_in
@@ -52,7 +52,12 @@ def _work(connection: Connection, name: str, inbox: Inbox, runner: JobRunner) ->
         job = inbox.jobs.get()
         if runner.leads:
             with _logging_to(Path(job.log)):
-                for event in runner.work(job, inbox.stop_requested, rest=inbox.rest, live=inbox.live):
+                for event in runner.work(
+                    job,
+                    inbox.stop_requested,
+                    wait_while_paused=inbox.wait_while_paused,
+                    report_alive=inbox.report_alive,
+                ):
                     connection.send(dataclasses.replace(event, worker=name))
         else:
             # The leader of a group writes the log and reports events; other processes report only their failures.
@@ -69,17 +74,17 @@ class Inbox:
         self.connection = connection
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self.stop_requested = threading.Event()
-        self.may_go_on = threading.Event()
-        self.may_go_on.set()
+        self.may_continue = threading.Event()
+        self.may_continue.set()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def rest(self) -> None:
+    def wait_while_paused(self) -> None:
         """Return at once, unless the run requested a pause: then report it and wait until it ends."""
-        if not self.may_go_on.is_set():
-            self.connection.send(Held(trial=-1))
-            self.may_go_on.wait()
+        if not self.may_continue.is_set():
+            self.connection.send(Paused(trial=-1))
+            self.may_continue.wait()
 
-    def live(self, trial: int) -> None:
+    def report_alive(self, trial: int) -> None:
         """Report that a trial is alive during a step that takes longer than an epoch."""
         self.connection.send(Event(trial=trial))
 
@@ -96,12 +101,12 @@ class Inbox:
                     self.jobs.put(message)
                 case Stop():
                     self.stop_requested.set()
-                case Hold():
-                    self.may_go_on.clear()
-                case GoOn():
+                case Pause():
+                    self.may_continue.clear()
+                case Continue():
                     pass
-            if not isinstance(message, Hold):
-                self.may_go_on.set()
+            if not isinstance(message, Pause):
+                self.may_continue.set()
 
 
 class _logging_to:  # noqa: N801 - used as a function

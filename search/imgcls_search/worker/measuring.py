@@ -13,7 +13,7 @@ from torch import nn
 from imgcls_search.compress import prune, sections
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape
-from imgcls_search.errors import BuildError, SearchError
+from imgcls_search.errors import BuildError, SearchError, one_line
 from imgcls_search.image_size import ImageSize, area, shown
 from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
@@ -44,7 +44,7 @@ def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head:
         raise
     except Exception as error:
         # Families of other packages, including timm, raise their own exceptions.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise BuildError(component.path, f"cannot be built ({reason})") from error
 
 
@@ -70,7 +70,7 @@ def _problem_at(model: nn.Module, channels: int, size: ImageSize) -> str | None:
         cost.count(model, channels=channels, image_size=size)
     except Exception as error:
         # Networks raise their own exceptions.
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error)
     return None
 
 

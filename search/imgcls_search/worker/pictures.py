@@ -11,9 +11,10 @@ import numpy as np
 
 from imgcls_search import atomic, costs
 from imgcls_search.measures import by_class
+from imgcls_search.probabilities import sigmoid, softmax
 from imgcls_search.terminal import shown
-from imgcls_search.training.metrics import Wanted, confusion, score, softmax
-from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
+from imgcls_search.training.metrics import Wanted, confusion, score
+from imgcls_search.training.metrics_several import choose_thresholds
 from imgcls_search.worker import drawing, figures
 
 WORST = 16

@@ -42,6 +42,7 @@ from imgcls_search.errors import BuildError
 from imgcls_search.image_size import sides
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
+from imgcls_search.progress import Progress
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint, custom_metrics, finetune
 from imgcls_search.training.device import fastest_layout, move, pays_to_compile, resolve_precision
@@ -58,7 +59,7 @@ from imgcls_search.worker.start_weights import weights_of
 def prepare_data(
     config: TrialConfig,
     cache: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     *,
     looks_at_test: bool = False,

@@ -23,6 +23,7 @@ from imgcls_search.data.features import computing, folder_beside
 from imgcls_search.data.unlabeled import Unlabeled, open_unlabeled
 from imgcls_search.errors import BuildError, CheckpointError, StoppedError
 from imgcls_search.image_size import sides
+from imgcls_search.progress import Progress
 from imgcls_search.protocol import Event, Job, Notice
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint
@@ -30,10 +31,16 @@ from imgcls_search.training.device import move, pays_to_compile, resolve_precisi
 from imgcls_search.training.group import Group, WholeBatchLoss
 from imgcls_search.training.health import MOST_ASKED, MOST_KNOWN, Health, chosen
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.learner import Contrast, Imitation, Learner, num_features, projector, without_head
+from imgcls_search.training.learner import (
+    ContrastiveLoss,
+    ImitationLoss,
+    Learner,
+    num_features,
+    projector,
+    without_head,
+)
 from imgcls_search.training.optimizers import cosine
-from imgcls_search.training.pretraining import PRETRAIN_OPTIMIZERS, SimCLR, optimizer_of, plan
-from imgcls_search.training.pretraining import Imitation as Imitating
+from imgcls_search.training.pretraining import PRETRAIN_OPTIMIZERS, Imitation, SimCLR, optimizer_of, plan
 from imgcls_search.training.recipe import Training
 from imgcls_search.training.session import Session
 from imgcls_search.worker import features, image_sets, networks, pipeline
@@ -41,22 +48,20 @@ from imgcls_search.worker.file_contents import Checkpoint
 from imgcls_search.worker.pretrained_file import NOTED, AboutBackbone
 
 
-def open_all(
-    config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
-) -> Unlabeled:
+def open_all(config: TrialConfig, data: Prepared, fold: int | None, progress: Progress | None = None) -> Unlabeled:
     """Return the images that a configuration pretrains on, after decoding everything its training reads.
 
     Raises:
         DataError: images are missing, damaged or too few.
     """
     found = open_unlabeled(config, data, Path(data.folder).parent, fold, whole=True, progress=progress)
-    if isinstance(plan(config), Imitating):
+    if isinstance(plan(config), Imitation):
         open_for_teacher(config, data, fold, progress)
     return found
 
 
 def open_for_teacher(
-    config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
+    config: TrialConfig, data: Prepared, fold: int | None, progress: Progress | None = None
 ) -> tuple[Prepared, Unlabeled]:
     """Return the same images in the teacher's input size, decoded from their files instead of enlarged.
 
@@ -64,7 +69,7 @@ def open_for_teacher(
         DataError: images are missing or damaged.
     """
     wanted = plan(config)
-    assert isinstance(wanted, Imitating), "only imitation has a teacher"
+    assert isinstance(wanted, Imitation), "only imitation has a teacher"
     image = {**config.section("image"), "size": wanted.size, "channels": data.channels, "margin": 1.0}
     larger, cache = TrialConfig.from_dict({**config.to_dict(), "image": image}), Path(data.folder).parent
     own = pipeline.prepare_data(larger, cache, progress)
@@ -102,7 +107,7 @@ class PretrainingImages:
 
 
 def preparing(
-    job: Job, data: Prepared, device: str, stop: threading.Event, rest: Callable[[], None]
+    job: Job, data: Prepared, device: str, stop: threading.Event, wait_while_paused: Callable[[], None]
 ) -> Generator[Event, None, PretrainingImages]:
     """Return the images of a pretraining; yield events as signs of life.
 
@@ -121,7 +126,7 @@ def preparing(
             except StopIteration as end:
                 targets = end.value
                 break
-            rest()
+            wait_while_paused()
             if stop.is_set():
                 raise StoppedError("stopped while the teacher's features were computed")
             yield Event(trial=job.trial) if line is None else Notice(trial=job.trial, text=line)
@@ -134,12 +139,12 @@ def preparing(
 def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: str) -> Generator[str | None, None, Any]:
     """Return the teacher's features of the images, [N, D], computed once for all processes."""
     wanted = plan(job.config)
-    assert isinstance(wanted, Imitating)
+    assert isinstance(wanted, Imitation)
     assert job.teacher is not None, "a pretraining starts after its teacher is settled"
     model, _, known = networks.load_weights(checkpoint.load(Path(job.teacher)), job.teacher)
     model = without_head(model, "pretrain.imitate.teacher").eval().requires_grad_(False)
     own, shown = open_for_teacher(job.config, data, job.fold)
-    seen = features.Backbone(
+    seen = features.FrozenNetwork(
         network=move(model, device),
         data=replace(own, mean=known.mean, std=known.std),
         digest=features.digest_of(model),
@@ -210,11 +215,11 @@ def new_session(job: Job, data: Prepared, images: ImageSet, device: str, group: 
                 "its loss compares all images of a batch, which cannot go through the network in parts; allowed: a "
                 "smaller batch_size",
             )
-        learner, loss = Learner(network, projector(width, wanted.projection)), Contrast(wanted.temperature)
+        learner, loss = Learner(network, projector(width, wanted.projection)), ContrastiveLoss(wanted.temperature)
         loss = loss if group is None else WholeBatchLoss(loss, group, views=2)
     else:
         mean, std = _moments(images.labels)
-        learner, loss = Learner(network, torch.nn.Linear(width, len(mean))), Imitation(mean, std)
+        learner, loss = Learner(network, torch.nn.Linear(width, len(mean))), ImitationLoss(mean, std)
     learner = move(learner, device)
     recipe = Training(epochs=wanted.epochs, batch_size=wanted.batch_size)
     precision = resolve_precision(recipe.precision, device)

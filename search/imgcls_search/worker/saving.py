@@ -16,8 +16,8 @@ SAVE_SECONDS = 30.0
 """and at least this often otherwise."""
 
 
-class Saving:
-    """The last save of the current training."""
+class CheckpointSaver:
+    """Saves the current training, and decides when."""
 
     def __init__(self, is_writer: bool) -> None:
         """Only one process of a group writes files."""

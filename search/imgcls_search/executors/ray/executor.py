@@ -22,7 +22,7 @@ from imgcls_search.executors.ray import cluster, parcels
 from imgcls_search.executors.ray.cluster import Layout
 from imgcls_search.executors.ray.fork_server import ForkServer, fork_key
 from imgcls_search.executors.ray.parcels import JobParcel
-from imgcls_search.executors.ray.station import Report, Station, StudyLocation
+from imgcls_search.executors.ray.station import Station, StationReport, StudyLocation
 from imgcls_search.executors.slots import Slot, SlotsExecutor
 from imgcls_search.models import weights_files
 from imgcls_search.protocol import Event, Failed, Job, Message, Stopped, WorkerDied
@@ -178,7 +178,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
 
     def _open(self, slot: _RaySlot, reply: Any) -> None:
         try:
-            report: Report = ray.get(reply)
+            report: StationReport = ray.get(reply)
         except (ActorUnavailableError, ObjectLostError):
             # The network may recover; nothing is lost, since messages are repeated until they are answered.
             slot.ask_later(self.clock())
@@ -187,7 +187,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         else:
             self._read(slot, report)
 
-    def _read(self, slot: _RaySlot, report: Report) -> None:
+    def _read(self, slot: _RaySlot, report: StationReport) -> None:
         if report.node not in self.known_nodes:
             cluster.refuse_strangers([report.node])
             self.known_nodes.add(report.node)
@@ -277,7 +277,7 @@ class _RaySlot(Slot):
         self.unheard.append((self.said, told))
         self.actor.hear.remote(self.unheard[-1:])
 
-    def read(self, report: Report, root: Path) -> list[Event]:
+    def read(self, report: StationReport, root: Path) -> list[Event]:
         """Write the files that came with the new events of a report, and return these events."""
         self.is_ready, self.is_shared, self.label = True, report.is_shared, f"{self.name}@{report.ip}"
         self.silence, self.failed_starts = 0.0, 0

@@ -38,7 +38,7 @@ class News:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class StationReport:
     """A station's report to the run."""
 
     heard: int
@@ -125,7 +125,7 @@ class Station:
         self.bell = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()
 
-    async def listen(self, known: int) -> Report:
+    async def listen(self, known: int) -> StationReport:
         """Return the news after the event of a number; at once if there are any, or for -1."""
         self._watch()
         while self.news and self.news[0].number <= known:
@@ -134,7 +134,9 @@ class Station:
             self.bell = asyncio.Event()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.bell.wait(), SILENCE_SECONDS)
-        return Report(heard=self.heard, news=list(self.news), node=self.node, ip=self.ip, is_shared=self.folder is None)
+        return StationReport(
+            heard=self.heard, news=list(self.news), node=self.node, ip=self.ip, is_shared=self.folder is None
+        )
 
     async def hear(self, messages: Sequence[tuple[int, JobParcel | Message]]) -> None:
         """Take numbered messages, each only once."""

@@ -29,10 +29,11 @@ from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.models import heads
 from imgcls_search.models.cost import images_within
 from imgcls_search.orchestrator import study_data
+from imgcls_search.probabilities import sigmoid
+from imgcls_search.progress import ShowStep
 from imgcls_search.space import dump
 from imgcls_search.training.device import move
 from imgcls_search.training.evaluation import predict
-from imgcls_search.training.metrics_several import sigmoid
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.features import kept_of
 
@@ -58,7 +59,7 @@ def deliver(
     out: Path,
     cache: Path,
     say: Callable[[str], None] = lambda text: None,
-    step: Callable[[str, int, int], None] = lambda what, number, of: None,
+    step: ShowStep = lambda what, number, of: None,
     *,
     must_be_same: bool = False,
     target_precision: float | None = None,

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, cast
 import numpy as np
 
 from imgcls_search import costs
+from imgcls_search.confidence import share_interval
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Images
 from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, measure_latency, size_kb
@@ -245,11 +246,7 @@ def describe(
 
 
 def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Score:
-    from scipy.stats import binomtest
-
     name = share_of_images(metrics)
-    right = round(metrics[name] * images)
-    interval = binomtest(right, images).proportion_ci(method="wilson")
     together, classes = by_class(metrics)
     found = {
         "of": of,
@@ -257,7 +254,7 @@ def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Sc
         "images": images,
         **together,
         **({"classes": classes} if classes else {}),
-        f"{name}_interval_95": [float(interval.low), float(interval.high)],
+        f"{name}_interval_95": list(share_interval(metrics[name], images)),
     }
     # The metrics depend on the number of classes, and on whether images have several labels.
     return cast(Score, found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from torch import nn
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.errors import CheckpointError, StudyError
-from imgcls_search.jobs.export import chosen_trial, is_origin
-from imgcls_search.measures import main_measure, share_of_images
+from imgcls_search.errors import CheckpointError
+from imgcls_search.jobs.export import complete_trial, is_origin
+from imgcls_search.measures import is_number, main_measure, share_of_images
 from imgcls_search.orchestrator import study_data
 from imgcls_search.rounding import measured
-from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.training import checkpoint
@@ -84,10 +82,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
         NoResultError: no trial is finished.
     """
     record = study_data.load_with_images(files, moved_to)
-    trial = chosen_trial(record, number)
-    if trial.state != "complete":
-        stands = shown_state(trial, record)
-        raise StudyError(f"trial {trial.number} of study {files.name!r} is {stands}; allowed: a complete trial")
+    trial = complete_trial(files, record, number)
     weights = files.checkpoint(trial.number)
     if not weights.is_file():
         raise CheckpointError(
@@ -269,17 +264,12 @@ def _are_metrics(found: Any, main: str) -> bool:
     """Tell whether a value holds the scores of a training, among them `main` unless that is empty."""
     if not isinstance(found, dict) or not {share_of_images(found), "macro_f1", *filter(None, [main])} <= found.keys():
         return False
-    return all(map(_is_number, found.values())) and 0 <= found[share_of_images(found)] <= 1
+    return all(map(is_number, found.values())) and 0 <= found[share_of_images(found)] <= 1
 
 
 def _is_spread(found: dict[str, Any]) -> bool:
     # A single seed has no interval.
-    return _is_number(found.get("mean", 0)) and (found.get("ci95") is None or _is_number(found["ci95"]))
-
-
-def _is_number(value: Any) -> bool:
-    # `math.isfinite` fails for whole numbers too large for a float.
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return is_number(found.get("mean", 0)) and (found.get("ci95") is None or is_number(found["ci95"]))
 
 
 def _spread(report: Mapping[str, Any]) -> dict[str, Any] | None:

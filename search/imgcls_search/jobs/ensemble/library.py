@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,28 +19,24 @@ from imgcls_search.errors import CheckpointError, DataError, StudyError, UserErr
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.image_size import by
 from imgcls_search.jobs.confirm import refuse_untrained
-from imgcls_search.jobs.export import chosen_trial
-from imgcls_search.measures import CORRUPTION
+from imgcls_search.jobs.export import complete_trial
+from imgcls_search.measures import CORRUPTION, sign_of
 from imgcls_search.orchestrator import study_data
+from imgcls_search.probabilities import probabilities_of
+from imgcls_search.progress import Say, WorkProgress
 from imgcls_search.study import best
-from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.training import calibration, checkpoint
 from imgcls_search.training.calibration import Calibration
 from imgcls_search.training.device import available_devices, move
 from imgcls_search.training.evaluation import predict
-from imgcls_search.training.metrics import Wanted, probabilities_of, score
+from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.trial import Trial
 from imgcls_search.words import counted
 from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
 
 Array = np.ndarray[Any, Any]
-
-Progress = Callable[[str, int, int], None]
-"""Called with a description of the work, the number done, and the total."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +101,7 @@ class Library:
     @property
     def sign(self) -> int:
         """1 if larger values are better, else -1."""
-        return 1 if self.record.objectives[0][1] == "maximize" else -1
+        return sign_of(self.record.objectives[0][1])
 
     @property
     def winner_config(self) -> TrialConfig:
@@ -127,7 +123,7 @@ def logits_of(probabilities: Array, *, several: bool) -> Array:
     return found
 
 
-def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, progress: Progress) -> Library:
+def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, progress: WorkProgress) -> Library:
     """Collect the networks of a study that can form an ensemble with its best trial.
 
     `number` names a trial to use instead of the best; it is required if several are on the front.
@@ -206,10 +202,7 @@ class _Saved:
 
 
 def _winner(files: StudyFiles, record: Record, number: int | None) -> Trial:
-    winner = chosen_trial(record, number)
-    if winner.state != "complete":
-        stands = shown_state(winner, record)
-        raise StudyError(f"trial {winner.number} of study {files.name!r} is {stands}; allowed: a complete trial")
+    winner = complete_trial(files, record, number)
     if not files.checkpoint(winner.number).is_file():
         raise CheckpointError(
             f"{files.checkpoint(winner.number)}: the weights of trial {winner.number} are not kept (study.keep: those "

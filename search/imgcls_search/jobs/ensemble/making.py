@@ -15,21 +15,14 @@ from imgcls_search.data import Images, load
 from imgcls_search.deploy.artifact import Artifact, measure_latency, size_kb
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import writing
-from imgcls_search.jobs.ensemble.library import (
-    Array,
-    KeptNetwork,
-    Library,
-    Progress,
-    Say,
-    collect,
-    logits_of,
-    network_of,
-)
+from imgcls_search.jobs.ensemble.library import Array, KeptNetwork, Library, collect, logits_of, network_of
 from imgcls_search.jobs.ensemble.picking import Picked, pick
 from imgcls_search.orchestrator import study_data
+from imgcls_search.probabilities import sigmoid
+from imgcls_search.progress import Say, WorkProgress
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training import checkpoint
-from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
+from imgcls_search.training.metrics_several import choose_thresholds
 from imgcls_search.worker import networks
 from imgcls_search.worker.finish import LATENCY_IMAGES, find_artifact
 from imgcls_search.worker.networks import Member
@@ -97,7 +90,7 @@ def make(
     weights: Path | None,
     data: Component | None,
     say: Say,
-    progress: Progress,
+    progress: WorkProgress,
 ) -> Made:
     """Pick an ensemble from the kept networks of a study, compare it with the best trial, and save it.
 
@@ -139,7 +132,7 @@ def _tell_of_folds(library: Library, picked: Picked, say: Say) -> None:
         )
 
 
-def _pick(library: Library, picks: int, progress: Progress) -> Picked:
+def _pick(library: Library, picks: int, progress: WorkProgress) -> Picked:
     several = library.found.has_several_labels
 
     def worth(probabilities: Array) -> tuple[float, ...]:
@@ -177,7 +170,7 @@ def _members(library: Library, picked: Picked) -> list[Member]:
     ]
 
 
-def _sizes(library: Library, picked: Picked, progress: Progress) -> dict[int, Sizes]:
+def _sizes(library: Library, picked: Picked, progress: WorkProgress) -> dict[int, Sizes]:
     """Return the sizes of each member by its index, and of the winner at -1; export each temporarily to time it."""
     images = load(library.found, "val")
     # The deployed winner has a separate entry, because it may be quantized.

@@ -9,12 +9,13 @@ from typing import TypedDict
 from imgcls_search import costs
 from imgcls_search.data import Prepared
 from imgcls_search.jobs.chance import interval_of_difference
-from imgcls_search.jobs.ensemble.library import Library, Say
+from imgcls_search.jobs.ensemble.library import Library
 from imgcls_search.jobs.ensemble.making import Made
 from imgcls_search.jobs.evaluate import read_network
 from imgcls_search.jobs.evaluation import Evaluation, measure_on
 from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
+from imgcls_search.progress import Say
 from imgcls_search.study.facts import Opening
 
 
@@ -42,7 +43,13 @@ def test(made: Made, student: Path | None, say: Say) -> TestSummary:
     """
     library = made.library
     with library.files.taken(task="ensemble"):
-        _note_opening(library, say)
+        study_data.note_opening(
+            library.record,
+            Opening(by="ensemble", at=now(), seeds=[library.winner.seed], portion="train", trial=library.winner.number),
+            library.winner_config.component("data"),
+            Path(library.found.folder).parent,
+            say,
+        )
         winner = _measured(library, library.files.checkpoint(library.winner.number))
         ensemble = _measured(library, made.weights)
         taught = _measured(library, student) if student is not None else None
@@ -57,23 +64,6 @@ def test(made: Made, student: Path | None, say: Say) -> TestSummary:
         found["student"] = taught.metrics[metric]
         found["student_minus_winner_95"] = list(interval_of_difference(taught, winner, metric, stated))
     return found
-
-
-def _note_opening(library: Library, say: Say) -> None:
-    component = library.winner_config.component("data")
-    opening = Opening(
-        by="ensemble", at=now(), seeds=[library.winner.seed], portion="train", trial=library.winner.number
-    )
-    changed = study_data.look_for_other_test(
-        component,
-        Path(library.found.folder).parent,
-        library.record.fact("data"),
-        f"study {library.files.name!r} began",
-    )
-    if changed is not None:
-        opening["test_changed"] = changed[0]
-        say(changed[1])
-    library.record.append_fact("test_openings", opening)
 
 
 def _measured(library: Library, weights: Path) -> Evaluation:

@@ -16,10 +16,11 @@ from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.init import rules, text
 from imgcls_search.jobs.init.columns import guess_columns
 from imgcls_search.jobs.init.cuts import possible_cuts
-from imgcls_search.jobs.init.images import ImageFacts, Progress, look_at_images
+from imgcls_search.jobs.init.images import ImageFacts, look_at_images
 from imgcls_search.jobs.init.machine import look_at_machine
 from imgcls_search.jobs.init.networks import pretrained_at_hand
 from imgcls_search.jobs.init.plan import make_plan
+from imgcls_search.progress import WorkProgress
 from imgcls_search.space import parse
 from imgcls_search.space.overrides import plain_value
 from imgcls_search.space.study_section import name_of_images, slug
@@ -96,7 +97,7 @@ def draft(
     changes: Sequence[tuple[str, str]] = (),
     file: str = "space.yaml",
     seed: int = 0,
-    progress: Progress = _nothing,
+    progress: WorkProgress = _nothing,
 ) -> Draft:
     """Draft a space for the images of a data section, to search and confirm within these seconds.
 

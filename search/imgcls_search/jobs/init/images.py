@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -21,6 +21,7 @@ from imgcls_search.data.examine import MOST_PIXELS
 from imgcls_search.data.fingerprint import first_of_equals
 from imgcls_search.data.pixel_budget import PixelBudget
 from imgcls_search.data.source import Source, Split
+from imgcls_search.progress import WorkProgress
 
 MOST_HEADERS = 5_000
 """Read the sizes of at most this many images; a sample represents a larger data set."""
@@ -39,9 +40,6 @@ QUARTER_TURNS = (2, 4, 5, 6)
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 BATCH = 64
-
-Progress = Callable[[str, int, int], None]
-"""Called with a description of the work, the number done, and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,7 @@ class ImageFacts:
 
 
 def look_at_images(
-    source: Source, component: Component, *, seconds: float, seed: int, progress: Progress
+    source: Source, component: Component, *, seconds: float, seed: int, progress: WorkProgress
 ) -> ImageFacts:
     """Collect facts about a source; read pixels for at most `seconds`, and a limited number of headers.
 
@@ -176,7 +174,7 @@ def _sample(source: Source, seed: int) -> list[_Item]:
     return [items[place] for place in order.tolist()]
 
 
-def _look(source: Source, items: Sequence[_Item], deadline: float, progress: Progress) -> dict[_Item, _Look | str]:
+def _look(source: Source, items: Sequence[_Item], deadline: float, progress: WorkProgress) -> dict[_Item, _Look | str]:
     """Look at each image, or return why it cannot be read; after the deadline, read only headers."""
     budget = PixelBudget(MOST_PIXELS)
 

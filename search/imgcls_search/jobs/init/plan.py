@@ -10,11 +10,12 @@ from imgcls_search.data import Source
 from imgcls_search.image_size import ImageSize, shorter
 from imgcls_search.jobs.init import speed
 from imgcls_search.jobs.init.fits import FEW_IMAGES, PROCESS_BYTES, Budget, Fit, Work, fit_pretrained, fit_scratch
-from imgcls_search.jobs.init.images import ImageFacts, Progress
+from imgcls_search.jobs.init.images import ImageFacts
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
 from imgcls_search.jobs.init.sizes import SMALL_SIDE, native_size, pretrained_sizes, scratch_sizes
 from imgcls_search.jobs.init.speed import Speed
+from imgcls_search.progress import WorkProgress
 
 MEMORY_SHARE = 0.8
 """Share of the free memory that trials may use."""
@@ -76,7 +77,7 @@ def make_plan(
     pretrained: Sequence[Network],
     *,
     seconds: float,
-    progress: Progress,
+    progress: WorkProgress,
 ) -> tuple[int, DraftPlan]:
     """Return the number of the first cut that there is time for, and its plan.
 
@@ -156,7 +157,7 @@ def _speeds(
     machine: Machine,
     channels: int,
     seconds: float,
-    progress: Progress,
+    progress: WorkProgress,
 ) -> dict[str, Speed]:
     """Return the speed of each network; use that of its family, or an assumed one, if it is not measured."""
     middle = sized[len(sized) // 2]

@@ -17,6 +17,7 @@ from imgcls_search.executors import processes
 from imgcls_search.image_size import ImageSize
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network
+from imgcls_search.progress import WorkProgress
 
 MOST_SECONDS = 30.0
 MOST_SHARE = 0.03
@@ -39,8 +40,6 @@ MEASURED_SHARE = 0.6
 
 STEP = 4.0
 """A training step takes this many times as long as a prediction, if nothing is measured."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,7 @@ def measure(
     *,
     channels: int,
     seconds: float,
-    progress: Progress,
+    progress: WorkProgress,
 ) -> dict[str, Speed]:
     """Measure the speeds of networks, each with images of its size; leave out those that did not finish in time.
 
@@ -121,7 +120,7 @@ def _mean(speeds: Sequence[Speed]) -> Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class _TimedJob:
     name: str
     config: TrialConfig
     data: Prepared
@@ -130,7 +129,7 @@ class _Job:
 
 def _jobs(
     networks: Sequence[Network], sizes: Sequence[ImageSize], source: Source, folder: Path, channels: int
-) -> list[_Job]:
+) -> list[_TimedJob]:
     jobs = []
     few = _few(source)
     for network, size in zip(networks, sizes, strict=True):
@@ -142,7 +141,7 @@ def _jobs(
             # Damaged images and similar problems are reported elsewhere.
             continue
         jobs.append(
-            _Job(
+            _TimedJob(
                 name=network.key,
                 config=network.config(size, taken, batch=TRAIN_IMAGES // 2, several=source.has_several_labels),
                 data=data,
@@ -174,7 +173,7 @@ def _few(source: Source) -> Source:
     )
 
 
-def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: float) -> None:
+def _time_all(connection: Connection, jobs: Sequence[_TimedJob], device: str, ends: float) -> None:
     """Time trainings one after the other, and send each result immediately."""
     from imgcls_search.training.device import settle_in
 
@@ -184,7 +183,7 @@ def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: f
         connection.send((job.name, _time(job, device, time.monotonic() + 0.9 * share)))
 
 
-def _time(job: _Job, device: str, ends: float) -> Speed:
+def _time(job: _TimedJob, device: str, ends: float) -> Speed:
     from imgcls_search.training.evaluation import predict
     from imgcls_search.training.loop import train_epoch
     from imgcls_search.worker import image_sets, pipeline

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,14 +11,16 @@ import numpy.typing as npt
 
 from imgcls_search.catalog import catalog
 from imgcls_search.data import Prepared
-from imgcls_search.data.decode import THREADS, decode_in, unlimited_pillow
+from imgcls_search.data.decode import decode_in, unlimited_pillow
 from imgcls_search.data.image import Frame
 from imgcls_search.data.inventory import Inventory
-from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, Progress
+from imgcls_search.data.stream import DecodedOnIndexing
+from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers
+from imgcls_search.probabilities import softmax
+from imgcls_search.progress import WorkProgress
 from imgcls_search.space import parse
 from imgcls_search.training.device import available_devices
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.metrics import softmax
 from imgcls_search.training.probe import fit_linear
 from imgcls_search.worker import features
 
@@ -37,20 +36,20 @@ SAMPLE = 200
 
 def judging_by_backbone(
     model: Mapping[str, Any], *, seed: int
-) -> Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]:
+) -> Callable[[Inventory, Numbers, Numbers, WorkProgress], tuple[Floats, str]]:
     """Return a function that predicts out of fold with a pretrained network, given as under `model` in a space.
 
     The network sees whole images, stretched to the median shape: an error may be visible only at the edge.
     """
 
-    def judge(images: Inventory, numbers: Numbers, folds: Numbers, progress: Progress) -> tuple[Floats, str]:
+    def judge(images: Inventory, numbers: Numbers, folds: Numbers, progress: WorkProgress) -> tuple[Floats, str]:
         frame = Frame(size=_size(images, numbers), channels=3, fit="squash")
         text = json.dumps({"model": model, "image": {"size": list(frame.shape[1:]), "channels": 3}})
         config = parse(text, catalog(), source="--model", overrides=[("study.name", "unnamed")]).config()
         labels = images.labels[numbers]
         device = available_devices("auto")[0]
-        backbone = features.backbone(config, _data(images, frame, labels), device)
-        pixels: Any = Decoded(images, numbers, frame)
+        backbone = features.frozen_network(config, _data(images, frame, labels), device)
+        pixels: Any = DecodedInventory(images, numbers, frame)
         shown = ImageSet(pixels=pixels, labels=labels, mean=backbone.data.mean, std=backbone.data.std, device=device)
         name = model[next(iter(model))].get("name", next(iter(model)))
         values = features.compute(
@@ -64,7 +63,7 @@ def judging_by_backbone(
 
 
 def _out_of_fold(
-    values: npt.NDArray[np.float32], labels: Numbers, folds: Numbers, classes: int, seed: int, progress: Progress
+    values: npt.NDArray[np.float32], labels: Numbers, folds: Numbers, classes: int, seed: int, progress: WorkProgress
 ) -> Floats:
     found = np.zeros((len(labels), classes))
     strength: float | None = None
@@ -108,23 +107,14 @@ def _data(images: Inventory, frame: Frame, labels: Numbers) -> Prepared:
     )
 
 
-class Decoded:
-    """Acts as an array uint8 [N, 3, height, width] that decodes images when it is indexed."""
+class DecodedInventory(DecodedOnIndexing):
+    """Images of an inventory, uint8 [N, 3, height, width]."""
 
     def __init__(self, images: Inventory, numbers: Numbers, frame: Frame) -> None:
         """`numbers` are the numbers of the images in the inventory."""
         self.images, self.numbers, self.frame = images, numbers, frame
         self.shape = (len(numbers), *frame.kept_shape)
 
-    def __getitem__(self, index: Numbers) -> npt.NDArray[np.uint8]:
-        """Decode the images at some indices, in several threads."""
-        with unlimited_pillow():
-            return np.stack(list(self._pool.map(self._decode, self.numbers[index].tolist())))
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
-
     def _decode(self, number: int) -> npt.NDArray[np.uint8]:
-        with self.images.read(number) as image:
+        with self.images.read(int(self.numbers[number])) as image:
             return decode_in(self.frame, image)

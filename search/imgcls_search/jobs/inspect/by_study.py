@@ -13,8 +13,9 @@ from imgcls_search.data import Prepared, load
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.inventory import Inventory
 from imgcls_search.errors import DataError
-from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, Progress, by_network
+from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, by_network
 from imgcls_search.orchestrator.study_data import load_with_images
+from imgcls_search.progress import WorkProgress
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training.device import available_devices
@@ -37,10 +38,10 @@ def best_settings(files: StudyFiles) -> tuple[TrialConfig, int]:
 
 def judging_by(
     config: TrialConfig, data: Component, name: str, cache: Path, *, seed: int
-) -> Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]:
+) -> Callable[[Inventory, Numbers, Numbers, WorkProgress], tuple[Floats, str]]:
     """Return a function that predicts out of fold with a configuration on the images of a data section."""
 
-    def judge(images: Inventory, numbers: Numbers, folds: Numbers, progress: Progress) -> tuple[Floats, str]:
+    def judge(images: Inventory, numbers: Numbers, folds: Numbers, progress: WorkProgress) -> tuple[Floats, str]:
         tree = config.to_dict()
         args = {**data.args, **({"skip_unreadable": True} if "skip_unreadable" in data.args else {})}
         plain: dict[str, Any] = {section: {"none": {}} for section in AFTER if section in tree}

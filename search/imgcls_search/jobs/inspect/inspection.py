@@ -28,11 +28,12 @@ from imgcls_search.jobs.inspect.findings import (
     count_copies,
 )
 from imgcls_search.jobs.inspect.looking import Known, Table, look
-from imgcls_search.jobs.inspect.out_of_fold import FOLDS, Floats, Numbers, Progress, plan_folds
+from imgcls_search.jobs.inspect.out_of_fold import FOLDS, Floats, Numbers, plan_folds
+from imgcls_search.progress import WorkProgress
 
 BINS = 24
 
-Judge = Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]
+Judge = Callable[[Inventory, Numbers, Numbers, WorkProgress], tuple[Floats, str]]
 """Returns out-of-fold probabilities for images, given by their numbers and folds, and the name of the model."""
 
 
@@ -78,7 +79,7 @@ def take_inventory(component: Component) -> Inventory:
     return uncut_inventory(wholes, root, str(why))
 
 
-def inspect_images(images: Inventory, wanted: Wanted, progress: Progress, judge: Judge | None = None) -> Inspection:
+def inspect_images(images: Inventory, wanted: Wanted, progress: WorkProgress, judge: Judge | None = None) -> Inspection:
     """Inspect a data set; the same images and seed give the same findings.
 
     Raises:
@@ -177,7 +178,7 @@ def _sizes(images: Inventory, good: Sequence[int], known: Sequence[Known]) -> Si
     )
 
 
-def _find_copies(images: Inventory, table: Table, progress: Progress) -> tuple[tuple[Copies, ...], bool]:
+def _find_copies(images: Inventory, table: Table, progress: WorkProgress) -> tuple[tuple[Copies, ...], bool]:
     refs = _refs(images)
     known = [seen if isinstance(seen, Known) else None for seen in table]
     # Flat images may have equal pixels without being copies, unless their files are equal.
@@ -224,7 +225,7 @@ def _judge(
     judged: Numbers,
     pixels: npt.NDArray[np.uint8] | None,
     trouble: str | None,
-    progress: Progress,
+    progress: WorkProgress,
     judge: Judge | None,
 ) -> tuple[Judgement | None, str | None]:
     """Return the judgement of the labels, or why there is none."""

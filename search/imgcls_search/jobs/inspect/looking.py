@@ -11,7 +11,8 @@ from imgcls_search.data.decode import unlimited_pillow
 from imgcls_search.data.examine import Seen, examine
 from imgcls_search.data.inventory import Inventory
 from imgcls_search.jobs.inspect import quick_model
-from imgcls_search.jobs.inspect.out_of_fold import Numbers, Progress
+from imgcls_search.jobs.inspect.out_of_fold import Numbers
+from imgcls_search.progress import WorkProgress
 
 SAMPLE = 200
 """Number of images whose headers determine the size of the thumbnails."""
@@ -44,7 +45,7 @@ Table = list[Known | str]
 
 
 def look(
-    images: Inventory, judged: Numbers, progress: Progress
+    images: Inventory, judged: Numbers, progress: WorkProgress
 ) -> tuple[Table, npt.NDArray[np.uint8] | None, str | None]:
     """Return the properties of each image, and thumbnails [judged, side, side, 3] or why there are none."""
     side, trouble, pixels = _side(images), None, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +14,17 @@ from torch import Tensor
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.data.chosen import Chosen
+from imgcls_search.probabilities import softmax
+from imgcls_search.progress import WorkProgress
 from imgcls_search.training.evaluation import predict
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import fit
-from imgcls_search.training.metrics import softmax
 from imgcls_search.worker import pipeline
 
 Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 FOLDS = 5
-Progress = Callable[[str, int, int], None]
-"""Called with a description of the work, the number done, and the total."""
 
 
 def plan_folds(labels: Numbers, groups: Numbers, seed: int) -> Numbers:
@@ -51,7 +50,7 @@ def by_network(
     *,
     device: str,
     seed: int,
-    progress: Progress,
+    progress: WorkProgress,
 ) -> Floats:
     """Return the probabilities [N, classes] of images, by networks that were not trained on them.
 

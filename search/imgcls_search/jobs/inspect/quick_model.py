@@ -13,7 +13,8 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.jobs.inspect.features import features
-from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, Progress, by_network
+from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, by_network
+from imgcls_search.progress import WorkProgress
 from imgcls_search.space import parse
 from imgcls_search.training.device import available_devices
 
@@ -59,7 +60,7 @@ class Task:
     seed: int
 
 
-def _by_network(task: Task, progress: Progress) -> Floats:
+def _by_network(task: Task, progress: WorkProgress) -> Floats:
     pixels, labels, classes = task.pixels, task.labels, task.classes
     side = pixels.shape[1]
     config = _config(side, task.epochs, len(labels))
@@ -92,7 +93,7 @@ def _config(side: int, epochs: int, images: int) -> TrialConfig:
     return parse(text, catalog(), source="the quick model", overrides=[("study.name", "quick")]).first()
 
 
-def _by_trees(task: Task, progress: Progress) -> Floats:
+def _by_trees(task: Task, progress: WorkProgress) -> Floats:
     from sklearn.ensemble import ExtraTreesClassifier
 
     labels, count = task.labels, int(task.folds.max()) + 1
@@ -112,7 +113,7 @@ def _by_trees(task: Task, progress: Progress) -> Floats:
     return found
 
 
-MODELS: Mapping[str, Callable[[Task, Progress], Floats]] = {"network": _by_network, "trees": _by_trees}
+MODELS: Mapping[str, Callable[[Task, WorkProgress], Floats]] = {"network": _by_network, "trees": _by_trees}
 """The parts of the quick model."""
 
 
@@ -125,7 +126,7 @@ def predict_out_of_fold(
     epochs: int,
     models: Sequence[str],
     seed: int,
-    progress: Progress,
+    progress: WorkProgress,
 ) -> Floats:
     """Return the probabilities [N, classes] of images uint8 [N, side, side, 3], by models trained on other folds."""
     task = Task(pixels=pixels, labels=labels, folds=folds, classes=classes, epochs=epochs, seed=seed)

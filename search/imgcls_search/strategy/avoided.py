@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from imgcls_search.strategy.encoding import Array
 
 
-class Crowd:
+class AvoidedPoints:
     """Configurations to avoid, as points of a space."""
 
     def __init__(self, space: Space, encoding: Encoding) -> None:

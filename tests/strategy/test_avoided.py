@@ -123,7 +123,7 @@ def test_with_one_worker_nothing_is_kept_away_from() -> None:
     space = space_of(MIXED, "curves")
     sampler = build(SAMPLERS, space.sampler, space=space)
     replay(space_of(MIXED.replace("100000", "15"), "curves"), Formula(), sampler=sampler)
-    assert len(sampler.crowd.waiting) == 0
+    assert len(sampler.avoided.waiting) == 0
 
 
 @pytest.mark.parametrize("workers", [8, 64])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,17 +64,27 @@ def test_curves_finds_the_top_that_random_misses_and_draws_the_same_again() -> N
     assert best(found) > best(search("random", "none", 0))
 
 
-def known_trials(space: Space, count: int = 12, metric: str = "accuracy", sign: int = 1) -> list[Trial]:
+def height(candidate: Candidate, epoch: int) -> float:
+    return Hill().at(candidate.config, epoch)["accuracy"]
+
+
+def known_trials(
+    space: Space,
+    count: int = 12,
+    metric: str = "accuracy",
+    sign: int = 1,
+    shown: Callable[[Candidate, int], float] = height,
+) -> list[Trial]:
     """Return trials that have ended or rest at several epochs, as they would be with any sampler."""
     made = []
     for number in range(count):
-        config = draw_random(View(space, [], [], 3), number, 0)
+        candidate = draw_random(View(space, [], [], 3), number, 0)
         last = (2, 6, 18, 27)[number % 4]
-        values = [sign * Hill().at(config.config, epoch)["accuracy"] for epoch in range(1, last + 1)]
+        values = [sign * shown(candidate, epoch) for epoch in range(1, last + 1)]
         made.append(
             replace(
                 trial(number, *values, state="complete" if last == 27 else "paused"),
-                candidate=config,
+                candidate=candidate,
                 metric=metric,
                 epochs=[{"epoch": float(n), metric: value, "seconds": 1.0} for n, value in enumerate(values, start=1)],
             )
@@ -126,6 +137,45 @@ def test_draws_from_known_curves_are_those_of_earlier_versions(seed: int, open_t
     assert drawn == pytest.approx({"config.x": x, "config.y": y}, rel=1e-6)
 
 
+BRANCHES = """
+study: {name: x, trials: 500}
+model:
+  lenet5: {width: {float: [0.5, 2]}, activation: {choice: [relu, tanh]}}
+  resnet: {depths: {choice: [[1], [1, 1]]}, width: {int: [8, 32], log: true}}
+optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}, weight_decay: {float: [0.0, 0.3], step: 0.1}}}
+training: {epochs: 27, batch_size: {int: [10, 20]}}
+"""
+
+
+def worth_in_branches(params: Mapping[str, Any]) -> float:
+    far = (np.log10(params["optimizer.adamw.lr"]) + 3) ** 2 + params["optimizer.adamw.weight_decay"]
+    return float(np.exp(-far - 0.1 * (params["model"] == "lenet5") - 0.05 * abs(params["training.batch_size"] - 15)))
+
+
+@pytest.mark.parametrize(
+    ("seed", "open_trials", "width", "lr", "batch_size"),
+    [
+        (0, 0, 0.6042233876184135, 0.0011609197085579153, 17),
+        (1, 2, 0.6044932987924277, 0.0010631303009042868, 16),
+        (2, 0, 0.5, 0.0012714074335571065, 17),
+        (3, 2, 0.5, 0.001129544155645991, 16),
+    ],
+)
+def test_draws_among_branches_are_those_of_earlier_versions(
+    seed: int, open_trials: int, width: float, lr: float, batch_size: int
+) -> None:
+    space = parse(BRANCHES, catalog(), source="x")
+    trials = known_trials(
+        space, 16, shown=lambda config, epoch: worth_in_branches(config.params) * (1 - 0.6 ** (epoch + 1))
+    )
+    trials += begun(space, 16, open_trials)
+    drawn = drawn_by(curve_sampler(space), View(space, trials, [], seed), len(trials))
+    numbers = {"model.lenet5.width": width, "optimizer.adamw.lr": lr, "optimizer.adamw.weight_decay": 0.0}
+    numbers["training.batch_size"] = batch_size
+    assert {name: drawn.pop(name) for name in numbers} == pytest.approx(numbers, rel=1e-6)
+    assert drawn == {"model": "lenet5", "model.lenet5.activation": "tanh"}
+
+
 def test_to_minimize_is_to_maximize_the_opposite() -> None:
     space = hills()
     text = "study: {name: x, trials: 500, objectives: {loss: minimize}}" + TEXT
@@ -173,6 +223,40 @@ def knowing(space: Space) -> CurveSampler:
     sampler.num_racers = 8
     sampler.knowledge = Knowledge(space, [EarlierStudy(name="before", trials=trials)], 0)
     return sampler
+
+
+def test_what_an_earlier_study_says_is_what_it_said_to_earlier_versions() -> None:
+    sampler = knowing(hills())
+    assert sampler.knowledge is not None
+    portfolio = [sampler.encoding.params_at(point) for point in sampler.knowledge.portfolio]
+    assert [(each["config.x"], each["config.y"]) for each in (*portfolio[:4], portfolio[-1])] == [
+        pytest.approx(pair, rel=1e-6)
+        for pair in (
+            (0.8255260915064897, 0.04886385054162007),
+            (0.995563046575725, 0.02376961724988281),
+            (0.7169159390513719, 0.03484803716412059),
+            (0.7617708147487093, 0.030010506441405765),
+            (0.6848095352569117, 0.059294401389535026),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seed", "open_trials", "x", "y"),
+    [
+        (0, 0, 0.7219200818005811, 0.04628703930907768),
+        (0, 3, 0.8012371845151759, 0.04267078914663799),
+        (1, 3, 0.8357460710411775, 0.03990566146761017),
+    ],
+)
+def test_draws_that_use_an_earlier_study_are_those_of_earlier_versions(
+    seed: int, open_trials: int, x: float, y: float
+) -> None:
+    space = hills()
+    trials = [*known_trials(space), *begun(space, 12, open_trials)]
+    drawn = drawn_by(knowing(space), View(space, trials, [], seed), len(trials))
+    assert drawn.pop("config.kind") == "b"
+    assert drawn == pytest.approx({"config.x": x, "config.y": y}, rel=1e-6)
 
 
 def test_race_takes_the_portfolio_in_turn_with_every_fourth_racer_spread_evenly() -> None:
@@ -363,6 +447,7 @@ config:
   y: {float: [0.001, 1.0], log: true}
   steps: {float: [0.1, 0.5], step: 0.1}
   whole: {int: [3, 9], step: 2}
+  plain: {int: [0, 4]}
   counts: {int: [1, 500], log: true}
   kind: {choice: [true, 2, a, [1, 2]]}
   same: {int: [4, 4]}
@@ -386,6 +471,8 @@ def test_points_tell_the_configurations_that_they_stand_for(space: Space) -> Non
     assert np.array_equal(points, untouched, equal_nan=True)
     rows = encoding.rows_at(points)
     assert len(np.unique(rows.round(9), axis=0)) == len({candidate.config for candidate in drawn})
+    assert rows.min() >= 0
+    assert 0.99 < rows.max() < 1 + 1e-9
     # Anywhere in the cube a point stands for what its row says: the row of the values themselves.
     anywhere = np.random.default_rng(1).random((300, len(encoding.parameters)))
     encoding.reach(anywhere)

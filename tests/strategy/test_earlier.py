@@ -22,7 +22,8 @@ from imgcls_search.strategy.earlier import (
     normal_scores,
 )
 from imgcls_search.strategy.encoding import Encoding
-from imgcls_search.strategy.race import races
+from imgcls_search.strategy.pruners import PRUNERS
+from imgcls_search.strategy.race import make_race, races
 from imgcls_search.trial import Trial
 from scipy.stats import norm, spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -389,3 +390,13 @@ def test_a_finite_space_ends_though_its_race_has_fewer_racers_than_it_may_have()
     assert outcome.ending == "exhausted"
     assert len(outcome.record.trials) == 4
     assert any(trial.state == "complete" for trial in outcome.record.trials)
+
+
+def test_race_needs_rungs_where_trials_wait_and_two_of_them() -> None:
+    long = PRUNERS["asha"](epochs=2000, sign=1, min_epochs=1, eta=2)
+    race = make_race(long, 2, -1)
+    assert race is not None
+    assert (race.rungs, race.size, race.sign, race.epochs) == ((1, 2, 4, 8, 16, 32, 64, 128), 2, -1, 2000)
+    assert make_race(long, 1, 1) is None
+    assert make_race(PRUNERS["halving"](epochs=20, sign=1), 8, 1) is None
+    assert make_race(PRUNERS["asha"](epochs=1, sign=1), 8, 1) is None

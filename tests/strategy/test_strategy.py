@@ -13,7 +13,7 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.errors import BuildError, NoResultError
 from imgcls_search.signature import build
 from imgcls_search.space import Space, parse
-from imgcls_search.strategy.draws import draw_evenly
+from imgcls_search.strategy.draws import draw_evenly, draw_random
 from imgcls_search.strategy.encoding import value_at
 from imgcls_search.strategy.propose import MeasureSizes, Proposal, Proposer
 from imgcls_search.strategy.pruners import PRUNERS, make_pruner
@@ -575,3 +575,63 @@ def test_every_second_trial_of_a_study_that_grew_tries_a_new_value_three_times()
     empty = [replace(trial(0, 0.5), candidate=next(t.candidate for t in trials if not is_new(t)))]
     assert proposer._untried(View(wide, empty, [refused] * 2, 5)) == proposer.novel[0]
     assert proposer._untried(View(wide, empty, [refused] * 3, 5)) is None
+
+
+class Stuck:
+    """Draws the same configuration again and again."""
+
+    def __init__(self) -> None:
+        self.draws = 0
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        self.draws += 1
+        return draw_random(View(view.space, [], [], 0), 0, 0)
+
+
+@pytest.mark.parametrize("text", [WIDE, WIDE.replace("{float: [1e-4, 1e-2], log: true}", "1e-3")])
+def test_sampler_that_repeats_itself_is_asked_twenty_times(text: str) -> None:
+    wide, sampler = space(text), Stuck()
+    proposer = Proposer(wide, sampler, 0, waited(lambda _: {"params": 1}))
+    first = following(proposer, [])
+    assert first is not None
+    done = replace(trial(0, 0.5, state="complete"), candidate=first.candidate)
+    sampler.draws = 0
+    second = following(proposer, [done])
+    assert second is not None
+    assert second.candidate.config != first.candidate.config
+    assert sampler.draws == 20
+
+
+def test_search_goes_on_where_one_draw_in_forty_is_valid() -> None:
+    wide = space(WIDE + "study: {sampler: random}")
+    calls = 0
+
+    def measure_sizes(config: TrialConfig) -> dict[str, float] | str:
+        nonlocal calls
+        calls += 1
+        return {"params": 1} if calls % 40 == 0 else "limits.macs: over 5"
+
+    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, waited(measure_sizes))
+    trials: list[Trial] = []
+    for number in range(7):
+        found = following(proposer, trials)
+        assert found is not None
+        assert len(found.rejections) == 39
+        trials.append(replace(trial(number, 0.5), candidate=found.candidate, rejected_before=found.rejections))
+    # It draws 40 for each of seven trials, more than the 200 from which the share counts.
+    assert calls == 280
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {lenet5: {width: {choice: [0.5, 1]}}}\n", "handles numbers only, got choices: model.lenet5.width"),
+        (
+            "model: {lenet5: {width: {float: [0.5, 1]}}}\nstudy: {objectives: {accuracy: maximize, params: minimize}}\n",
+            "handles one objective only",
+        ),
+    ],
+)
+def test_cmaes_refuses_choices_and_several_objectives(text: str, said: str) -> None:
+    with pytest.raises(BuildError, match=said):
+        build(SAMPLERS, Component(path="study.sampler.cmaes", name="cmaes", args={}), space=space(text))

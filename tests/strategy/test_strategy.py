@@ -627,7 +627,7 @@ def test_search_goes_on_where_one_draw_in_forty_is_valid() -> None:
     [
         ("model: {lenet5: {width: {choice: [0.5, 1]}}}\n", "handles numbers only, got choices: model.lenet5.width"),
         (
-            "model: {lenet5: {width: {float: [0.5, 1]}}}\nstudy: {objectives: {accuracy: maximize, params: minimize}}\n",
+            "model: {lenet5: {width: {float: [0.5, 1]}}}\nstudy: {objectives: {loss: minimize, params: minimize}}\n",
             "handles one objective only",
         ),
     ],

@@ -23,7 +23,6 @@ from imgcls_search.protocol import (
     WorkerDied,
 )
 from imgcls_search.study.record import Record
-from imgcls_search.study.usage import summarise_usage, usage_lines
 
 from scripts.bench import simulation
 from tests.conftest import Answer, linux_only
@@ -138,22 +137,6 @@ def test_usage_is_written_while_trials_train(tmp_path: Path) -> None:
     assert "usage" not in record.facts
     meter.next_event(1)
     assert record.facts["usage"]["workers"]["start"] == 11
-
-
-def test_shares_in_words() -> None:
-    found = summarise_usage(
-        {
-            "devices": {"cuda:1": 60.0, "cuda:0": 3600.0},
-            "workers": {"training": 80.0, "draw": 15.0, "start": 5.0, "odd": 0.1},
-        }
-    )
-    assert usage_lines(found, "a GPU") == [
-        "devices in use: cuda:0 1 h, cuda:1 1 min (a GPU)",
-        "workers waited 20% of their time: no configuration ready 15%, start of a trial 5%",
-    ]
-    assert summarise_usage(None) is None
-    assert summarise_usage({"devices": {}, "workers": {}}) is None
-    assert usage_lines(None) == []
 
 
 def usage(imgcls: Callable[..., Answer]) -> dict[str, Any]:

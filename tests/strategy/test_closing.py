@@ -55,6 +55,11 @@ def test_the_highest_rung_goes_before_a_better_value_below_and_smaller_is_better
     assert to_finish_now(TRIALS, EPOCHS, -1, remaining) is TRIALS[1]
 
 
+def test_of_equal_trials_the_first_is_finished() -> None:
+    equal = [timed(number, 1.0, 0.5) for number in (4, 2, 3)]
+    assert to_finish_now(equal, EPOCHS, 1, RemainingBudget(epochs=7, seconds=math.inf)) is equal[1]
+
+
 def test_trials_that_ended_are_no_candidates_and_before_the_first_epoch_nothing_is_known() -> None:
     remaining = RemainingBudget(epochs=7, seconds=math.inf)
     ended = [timed(0, 1.0, 0.5, state="pruned"), timed(1, 1.0, 0.5, state="running")]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.orchestrator.begin import Outcome
 from imgcls_search.space import Space, parse
-from imgcls_search.strategy.dominance import LEAST_CURVES, Dominance, why_all_train_on
+from imgcls_search.strategy.dominance import LEAST_CURVES, Dominance, _most, why_all_train_on
 from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.pruners import PRUNERS
 from imgcls_search.strategy.view import View
@@ -45,6 +47,31 @@ def test_only_what_stays_beaten_at_its_own_cost_is_stopped() -> None:
     assert pruner().judge(at_rung(100, 0.50), HALVED) == "prune"
     assert pruner().judge(at_rung(101, 0.50), HALVED) == "prune"
     assert pruner().judge(at_rung(99, 0.1), HALVED) == "continue"
+
+
+def test_a_loss_has_its_ideal_at_zero() -> None:
+    loss = pruner(("loss", "minimize"), PARAMS)
+
+    def with_loss(made: Trial) -> Trial:
+        """Return a trial with its error as its loss."""
+        epochs = [{**epoch, "loss": 1 - epoch["accuracy"]} for epoch in made.epochs]
+        return replace(made, epochs=epochs, values=made.values and (1 - made.values[0], made.values[1]))
+
+    halved = [with_loss(each) for each in HALVED]
+    assert loss.judge(with_loss(at_rung(100, 0.52)), halved) == "continue"
+    assert loss.judge(with_loss(at_rung(100, 0.50)), halved) == "prune"
+    # A loss may be larger than 1, and no number may be hoped for where it is below its ideal.
+    assert loss.judge(with_loss(at_rung(101, -0.5)), halved) == "prune"
+    assert loss.judge(with_loss(at_rung(101, 1.5)), halved) == "continue"
+
+
+def test_the_most_that_a_change_may_be_is_the_bound_for_one_more() -> None:
+    changes = np.random.default_rng(0).normal(-1, 0.2, 12)
+    # 99 % on one side, by Student's t with 11 degrees of freedom.
+    bound = changes.mean() - 2.718 * changes.std(ddof=1) * math.sqrt(13 / 12)
+    assert _most(changes) == pytest.approx(bound, abs=1e-3)
+    # One that has changed by more has happened, and may happen again.
+    assert _most([*[-0.1] * 30, -1.0]) == -1.0
 
 
 def test_few_or_uneven_curves_stop_nothing_and_a_trial_over_its_limits_beats_nothing() -> None:

@@ -11,10 +11,23 @@ from imgcls_search.config import Scalar, TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy import earlier
-from imgcls_search.strategy.earlier import RACERS, EarlierStudy, EarlierTrial, Knowledge, normal_scores
-from imgcls_search.strategy.race import races
+from imgcls_search.strategy.earlier import (
+    NOISE,
+    RACERS,
+    SPARE,
+    EarlierStudy,
+    EarlierTrial,
+    Expectation,
+    Knowledge,
+    normal_scores,
+)
+from imgcls_search.strategy.encoding import Encoding
+from imgcls_search.strategy.pruners import PRUNERS
+from imgcls_search.strategy.race import make_race, races
 from imgcls_search.trial import Trial
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 RANGES = "{rate: {float: [1e-4, 1e-1], log: true}, width: {float: [0.0, 1.0]}, kind: {choice: [a, b]}}"
 
@@ -77,6 +90,60 @@ def test_normal_scores_keep_the_order_and_nothing_else() -> None:
     scores = normal_scores([(0.1, 5.0), (1.0, 0.2), (0.1, 5.0), (1.0, 0.3)])
     assert scores[0] == scores[2] < scores[1] < scores[3]
     assert scores.sum() == pytest.approx(0, abs=0.2)
+
+
+def test_normal_scores_are_quantiles_of_the_ranks() -> None:
+    found = normal_scores([(1.0, 0.5), (0.1, 0.9), (0.1, 0.7), (0.1, 0.7)])
+    # Better than three, than two, and two that share the last places.
+    assert found == pytest.approx(norm.ppf(np.array([3.5, 2.5, 1.0, 1.0]) / 4))
+
+
+def test_expectations_are_those_of_a_gaussian_process() -> None:
+    """scikit-learn's, of the same kernel, with the noise of ranks."""
+    encoding, given = Encoding(space()), study(count=30)
+    found = Expectation(encoding, given)
+    rows = encoding.rows([trial.settings for trial in given.trials])
+    scores = normal_scores([(trial.reached, trial.value) for trial in given.trials])
+    # Two numbers and a column for each of two choices.
+    kernel = ConstantKernel(1 - NOISE) * Matern(nu=2.5, length_scale=0.5 * np.sqrt(4 / 3))
+    reference = GaussianProcessRegressor(kernel, alpha=NOISE, optimizer=None).fit(rows, scores - scores.mean())
+    points = np.array([encoding.point(draw(np.random.default_rng(seed))) for seed in range(6)])
+    asked = encoding.rows_at(points)
+    means, covariance = reference.predict(asked, return_cov=True)
+    assert found.predict(points, asked) == pytest.approx(means + scores.mean())
+    assert np.allclose(found.covariance(asked), covariance, atol=1e-6)
+
+
+def test_of_a_large_study_the_best_half_and_a_spread_of_the_others_are_learned_from() -> None:
+    scores = np.random.default_rng(0).permutation(301).astype(float)
+    chosen = scores[earlier._few(scores)]
+    assert len(chosen) == earlier.MOST_TRIALS
+    assert chosen[:50].tolist() == list(range(300, 250, -1))
+    assert (chosen[50], chosen[-1]) == (250, 0)
+    assert set(-np.diff(chosen[50:])) == {5, 6}
+    assert len(earlier._few(scores[:100])) == 100
+
+
+def test_a_portfolio_has_spare_points_for_those_that_cannot_be_trials() -> None:
+    knowledge = Knowledge(space(), [study()], 0)
+    assert len(knowledge.portfolio) == RACERS + SPARE
+    assert len(knowledge.pool) == earlier.POOL
+    # Measured over the pool, a study's predictions have mean 0 and deviation 1.
+    assert (knowledge.expected.mean(), knowledge.expected.std()) == pytest.approx((0, 1))
+    assert np.allclose(knowledge.predict(knowledge.pool[:5]), knowledge.expected[:5])
+
+
+def test_the_weight_of_a_study_is_its_rank_correlation_if_that_is_more_than_chance() -> None:
+    knowledge = Knowledge(space(), [study(), study(sign=-1), study(count=40)], 0)
+    scores = np.arange(9.0)
+    theirs = np.column_stack([scores**3, [0, 2, 1, 3, 5, 4, 6, 8, 7], [0.0] * 9])
+    assert knowledge.weights(theirs, scores) == pytest.approx([1, spearmanr(theirs[:, 1], scores)[0], 0])
+    # One over the root of the number of trials is chance.
+    weak = np.array([0, 8, 1, 7, 2, 6, 3, 5, 4.0])
+    assert spearmanr(weak, scores)[0] < 1 / 3
+    assert knowledge.weights(np.column_stack([weak] * 3), scores).tolist() == [0, 0, 0]
+    assert knowledge.weights(theirs[:8], scores[:8])[0] == 1
+    assert knowledge.weights(theirs[:7], scores[:7]).tolist() == [0.5] * 3
 
 
 def test_a_study_ranks_settings_that_it_never_saw() -> None:
@@ -323,3 +390,13 @@ def test_a_finite_space_ends_though_its_race_has_fewer_racers_than_it_may_have()
     assert outcome.ending == "exhausted"
     assert len(outcome.record.trials) == 4
     assert any(trial.state == "complete" for trial in outcome.record.trials)
+
+
+def test_race_needs_rungs_where_trials_wait_and_two_of_them() -> None:
+    long = PRUNERS["asha"](epochs=2000, sign=1, min_epochs=1, eta=2)
+    race = make_race(long, 2, -1)
+    assert race is not None
+    assert (race.rungs, race.size, race.sign, race.epochs) == ((1, 2, 4, 8, 16, 32, 64, 128), 2, -1, 2000)
+    assert make_race(long, 1, 1) is None
+    assert make_race(PRUNERS["halving"](epochs=20, sign=1), 8, 1) is None
+    assert make_race(PRUNERS["asha"](epochs=1, sign=1), 8, 1) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +11,12 @@ import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.space import Space, parse
-from imgcls_search.strategy.early_rungs import EarlyPromoting, is_witness
+from imgcls_search.strategy.early_rungs import EarlyPromoting, _agreement, is_witness
 from imgcls_search.strategy.pruners import PRUNERS, make_pruner
 from imgcls_search.strategy.rungs import Promoting
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Trial
+from scipy.stats import spearmanr
 
 from tests.strategy.test_strategy import trial
 
@@ -84,6 +85,53 @@ def test_where_the_first_epochs_say_little_the_first_two_rungs_are_compared() ->
     # What is paused earlier continues to there, the best of those that were there, and the others as ever.
     assert pruner.milestone(trial(7, 0.1, 0.9, state="paused"), opposite) == 6
     assert pruner.promote(opposite) is opposite[5]
+
+
+def ordered(order: Sequence[int], *epochs: int) -> list[Trial]:
+    """Return witnesses that are in order at the first epoch, and in another at the second and then at these epochs."""
+    found = []
+    for number, place in enumerate(order):
+        values = [0.1 * number, 0.1 * place, *[0.5] * (max(epochs, default=2) - 2)]
+        for epoch in epochs:
+            values[epoch - 1] = 0.1 * number
+        found.append(trial(number, *values, state="paused"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("order", "correlation", "rungs"),
+    [
+        ((0, 1, 2, 3, 5, 4), 0.94, (1, 3, 9)),
+        ((2, 1, 0, 3, 5, 4), 0.71, (2, 6)),
+        # Too weak: the second rung decides, once it is reached.
+        ((3, 1, 2, 0, 4, 5), 0.49, (2, 6)),
+        ((5, 4, 3, 2, 1, 0), -1.0, (2, 6)),
+    ],
+)
+def test_first_rung_follows_from_how_well_two_epochs_agree(
+    order: tuple[int, ...], correlation: float, rungs: tuple[int, ...]
+) -> None:
+    trials = ordered(order)
+    first, second = ([each.value_at(epoch) for each in trials] for epoch in (1, 2))
+    assert _agreement(first, second) == pytest.approx(spearmanr(first, second)[0])
+    assert _agreement(first, second) == pytest.approx(correlation, abs=0.01)
+    assert asha().now(trials) == rungs
+    # In doubt, witnesses go on to the second rung.
+    assert (asha().promote(trials) is trials[0]) == (correlation < 0.6)
+
+
+@pytest.mark.parametrize(
+    ("order", "rungs"),
+    [
+        # At the sixth epoch the order is that of the first, with which the second agrees by 0.49, 0.03, -1 and 0.54.
+        ((3, 1, 2, 0, 4, 5), (6,)),
+        ((4, 1, 2, 3, 0, 5), (6,)),
+        ((5, 4, 3, 2, 1, 0), (6,)),
+        ((2, 1, 0, 5, 4, 3), (2, 6)),
+    ],
+)
+def test_second_rung_comes_first_where_the_first_two_disagree(order: tuple[int, ...], rungs: tuple[int, ...]) -> None:
+    assert asha().now(ordered(order, 6)) == rungs
 
 
 def test_trial_between_two_rungs_counts_at_the_lower_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -12,11 +13,11 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.errors import BuildError, NoResultError
 from imgcls_search.signature import build
 from imgcls_search.space import Space, parse
-from imgcls_search.strategy.draws import draw_evenly
+from imgcls_search.strategy.draws import draw_evenly, draw_random
 from imgcls_search.strategy.encoding import value_at
 from imgcls_search.strategy.propose import MeasureSizes, Proposal, Proposer
 from imgcls_search.strategy.pruners import PRUNERS, make_pruner
-from imgcls_search.strategy.rungs import Brackets, Pruner, Rungs
+from imgcls_search.strategy.rungs import Brackets, Pruner, Rungs, expected_epochs
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial
@@ -433,3 +434,204 @@ def test_rungs_beyond_the_first_fold_are_at_the_end_of_one(
     each = make_pruner(brackets, TrialConfig.from_dict(tree), 1)
     assert isinstance(each, Brackets)
     assert all(rung <= 15 or rung % 15 == 0 for bracket in each.brackets for rung in bracket.rungs)
+
+
+def test_of_equal_values_at_a_rung_more_pass_than_one_in_eta() -> None:
+    halving = PRUNERS["halving"](epochs=9, sign=1, min_epochs=1, eta=3)
+    seen = [trial(number, 0.5) for number in range(6)]
+    assert halving.judge(trial(9, 0.5, state="running", judged=0), seen) == "continue"
+    # Itself included there are six, of which two pass; of five it is one.
+    one_better = [*seen[:4], trial(6, 0.6)]
+    assert halving.judge(trial(9, 0.5, state="running", judged=0), one_better) == "continue"
+    assert halving.judge(trial(9, 0.5, state="running", judged=0), one_better[1:]) == "prune"
+
+
+@pytest.mark.parametrize(("name", "bar"), [("median", 0.5), ("percentile", 0.75)])
+def test_nothing_is_compared_before_five_complete_trials_unless_set_otherwise(name: str, bar: float) -> None:
+    pruner = PRUNERS[name](epochs=3, sign=1)
+    done = [trial(number, 0.25 * number, state="complete") for number in range(5)]
+    assert pruner.judge(trial(9, 0.0, state="running", judged=0), done[1:]) == "continue"
+    assert pruner.judge(trial(9, bar, state="running", judged=0), done) == "continue"
+    assert pruner.judge(trial(9, bar - 0.01, state="running", judged=0), done) == "prune"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("none", 27),
+        ("halving", 2 + 4 / 3 + 12 / 9 + 9 / 27),
+        # One in four skips the first rung: 6 + 12 / 3 + 9 / 9.
+        ("brackets", (3 * (2 + 4 / 3 + 12 / 9 + 9 / 27) + 11) / 4),
+        # Nine turns from epoch 2, three from 6, and one from 18: 18 + 9 / 3.
+        ("hyperband", (9 * (2 + 4 / 3 + 12 / 9 + 9 / 27) + 3 * 11 + 21) / 13),
+    ],
+)
+def test_expected_epochs_are_those_of_trials_of_which_one_in_eta_passes(name: str, expected: float) -> None:
+    arguments = {} if name == "none" else {"min_epochs": 2, "eta": 3}
+    pruner = PRUNERS[name](epochs=27, sign=1, **arguments)
+    assert expected_epochs(pruner, 27) == pytest.approx(expected)
+    # Of rungs beyond the epochs that count, none.
+    if name == "halving":
+        assert expected_epochs(pruner, 4) == pytest.approx(2 + 2 / 3)
+
+
+def test_hyperband_judges_each_trial_among_those_of_its_own_turn() -> None:
+    hyperband = PRUNERS["hyperband"](epochs=18, sign=1, min_epochs=6, eta=3)
+    # Turns of four: three from epoch 6, one from 18.
+    assert [hyperband.milestone(trial(number, state="running")) for number in range(4)] == [6, 6, 6, 18]
+    good = [trial(number, *[0.9] * 6) for number in (3, 7, 11)]
+    worse = [trial(number, *[0.1] * 6) for number in (0, 1, 2)]
+    mine = trial(4, *[0.5] * 6, state="running", judged=0)
+    assert hyperband.judge(mine, [*good, *worse]) == "continue"
+    assert hyperband.judge(mine, [replace(each, number=each.number - 3) for each in good]) == "prune"
+
+
+NUMBERS = """
+model: {lenet5: {}}
+optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}, weight_decay: {float: [0.0, 0.3]}}}
+training: {epochs: 3}
+"""
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", ["gp", "cmaes"])
+def test_samplers_of_numbers_draw_as_those_of_optuna_do(name: str) -> None:
+    numbers = space(NUMBERS)
+    sampler = build(SAMPLERS, Component(path=f"sampler.{name}", name=name, args={}), space=numbers)
+    make: Callable[[int], optuna.samplers.BaseSampler] = {
+        "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=10),
+        "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1, consider_pruned_trials=True),
+    }[name]
+    trials: list[Trial] = []
+    for number in range(12):
+        view = View(numbers, trials, [], 7)
+        drawn = sampler.draw(view, number, 0)
+        assert drawn is not None
+        plain = view.study(make(view.derive(number, 0)))
+        asked = plain.ask()
+        numbers.sample(asked)
+        assert drawn.params == asked.params
+        # Beyond the random ones it depends on what was seen.
+        made = trial(number, float(np.sin(number)), state="complete" if number % 3 else "pruned")
+        made.candidate, made.values = drawn, (float(np.sin(number)),) if number % 3 else None
+        trials.append(made)
+
+
+def test_sampler_sees_of_a_trial_what_it_was_last_judged_by() -> None:
+    from optuna.trial import TrialState
+
+    numbers = space(NUMBERS)
+    begun, judged, paused = (
+        trial(0, 0.1, 0.2, state="running", judged=0),
+        trial(1, 0.1, 0.2, 0.3, state="running", judged=2),
+        trial(2, 0.1, 0.2, state="paused"),
+    )
+    failed, done = trial(3, 0.4, 0.3, state="fail"), trial(4, 0.1, 0.8, state="complete")
+    done.values, done.constraints = (0.8,), {"limits.size_kb": 2.0}
+    trials = [begun, judged, paused, failed, done]
+    for each in trials:
+        each.candidate = replace(each.candidate, params={})
+    rejected = Rejection(params={}, distributions={}, reason="too large")
+    trials[1].rejected_before = (rejected,)
+    shown = View(numbers, trials, [rejected], 0).study(optuna.samplers.RandomSampler()).get_trials()
+    assert [each.state for each in shown] == [
+        *[TrialState.PRUNED] * 2,
+        TrialState.RUNNING,
+        *[TrialState.PRUNED] * 3,
+        TrialState.COMPLETE,
+    ]
+    assert [each.intermediate_values for each in shown] == [{}, {}, {}, {2: 0.2}, {2: 0.2}, {2: 0.3}, {}]
+    assert shown[-1].values == [0.8]
+    # With several objectives an early epoch compares with nothing.
+    several = space(NUMBERS + "study: {objectives: {accuracy: maximize, params: minimize}}")
+    (seen,) = View(several, [paused], [], 0).study(optuna.samplers.RandomSampler()).get_trials()
+    assert (seen.state, seen.intermediate_values) == (TrialState.PRUNED, {})
+
+
+def test_every_second_trial_of_a_study_that_grew_tries_a_new_value_three_times() -> None:
+    wide = space(WIDE + "study: {sampler: random}")
+    novel = [("model.resnet.depths", "[1, 1]"), ("model", "gone"), ("gone", 1)]
+    proposer = Proposer(
+        wide, build(SAMPLERS, wide.sampler, space=wide), 5, waited(lambda _: {"params": 1}), novel=novel
+    )
+    assert proposer.novel == [{"model": "resnet", "model.resnet.depths": "[1, 1]"}]
+
+    def is_new(made: Trial) -> bool:
+        return bool(made.candidate.params.get("model.resnet.depths") == "[1, 1]")
+
+    trials: list[Trial] = []
+    asked: list[int] = []
+    for number in range(14):
+        tried = sum(map(is_new, trials))
+        found = following(proposer, trials)
+        assert found is not None
+        trials.append(replace(trial(number, 0.5), candidate=found.candidate))
+        if number % 2 and tried < 3:
+            asked.append(number)
+            assert is_new(trials[-1])
+    assert asked[0] == 1
+    # What was refused counts as tried too.
+    refused = Rejection(params=proposer.novel[0], distributions={}, reason="too large")
+    empty = [replace(trial(0, 0.5), candidate=next(t.candidate for t in trials if not is_new(t)))]
+    assert proposer._untried(View(wide, empty, [refused] * 2, 5)) == proposer.novel[0]
+    assert proposer._untried(View(wide, empty, [refused] * 3, 5)) is None
+
+
+class Stuck:
+    """Draws the same configuration again and again."""
+
+    def __init__(self) -> None:
+        self.draws = 0
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        self.draws += 1
+        return draw_random(View(view.space, [], [], 0), 0, 0)
+
+
+@pytest.mark.parametrize("text", [WIDE, WIDE.replace("{float: [1e-4, 1e-2], log: true}", "1e-3")])
+def test_sampler_that_repeats_itself_is_asked_twenty_times(text: str) -> None:
+    wide, sampler = space(text), Stuck()
+    proposer = Proposer(wide, sampler, 0, waited(lambda _: {"params": 1}))
+    first = following(proposer, [])
+    assert first is not None
+    done = replace(trial(0, 0.5, state="complete"), candidate=first.candidate)
+    sampler.draws = 0
+    second = following(proposer, [done])
+    assert second is not None
+    assert second.candidate.config != first.candidate.config
+    assert sampler.draws == 20
+
+
+def test_search_goes_on_where_one_draw_in_forty_is_valid() -> None:
+    wide = space(WIDE + "study: {sampler: random}")
+    calls = 0
+
+    def measure_sizes(config: TrialConfig) -> dict[str, float] | str:
+        nonlocal calls
+        calls += 1
+        return {"params": 1} if calls % 40 == 0 else "limits.macs: over 5"
+
+    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, waited(measure_sizes))
+    trials: list[Trial] = []
+    for number in range(7):
+        found = following(proposer, trials)
+        assert found is not None
+        assert len(found.rejections) == 39
+        trials.append(replace(trial(number, 0.5), candidate=found.candidate, rejected_before=found.rejections))
+    # It draws 40 for each of seven trials, more than the 200 from which the share counts.
+    assert calls == 280
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {lenet5: {width: {choice: [0.5, 1]}}}\n", "handles numbers only, got choices: model.lenet5.width"),
+        (
+            "model: {lenet5: {width: {float: [0.5, 1]}}}\nstudy: {objectives: {loss: minimize, params: minimize}}\n",
+            "handles one objective only",
+        ),
+    ],
+)
+def test_cmaes_refuses_choices_and_several_objectives(text: str, said: str) -> None:
+    with pytest.raises(BuildError, match=said):
+        build(SAMPLERS, Component(path="study.sampler.cmaes", name="cmaes", args={}), space=space(text))

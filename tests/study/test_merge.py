@@ -216,3 +216,138 @@ def merge_and_die(sources: list[StudyFiles], target: StudyFiles, moment: int) ->
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def spoiled(record: records.Record, **facts: Any) -> None:
+    """Change facts of a study, and close it."""
+    for name, value in facts.items():
+        record.study.set_user_attr(name, value)
+    close(record)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"objectives": [["accuracy", "minimize"]]}, "b: its objective is to minimize accuracy, that of a to maximize"),
+        ({"data": {"fingerprint": "g", "classes": ["0"], "images": {}}}, "b: has other images than a"),
+        ({"data": {"fingerprint": "f", "classes": ["1"], "images": {}}}, "b: has other images than a"),
+        (
+            {"teachers": {"file:t": {"sha256": "2", "file": "t"}}},
+            r"b: its trials learned from other weights than those of a \(file:t\)",
+        ),
+    ],
+)
+def test_study_whose_trials_do_not_compare_is_refused(facts: dict[str, Any], said: str, tmp_path: Path) -> None:
+    files, first = made_study(tmp_path, name="a", count=1)
+    spoiled(first, teachers={"file:t": {"sha256": "1", "file": "t"}})
+    other, second = made_study(tmp_path, name="b", count=1)
+    spoiled(second, **facts)
+    with pytest.raises(StudyError, match=said):
+        merge([files, other], StudyFiles(tmp_path, "both"))
+    assert not (tmp_path / "both.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("study", "training", "said"),
+    [
+        ({"seed": 9, "sampler": {"tpe": {}}, "pruner": {"none": {}}, "trials": 7}, {}, None),
+        ({}, {"epochs": 5}, r"b: has another space than a: .*training\.epochs.*; where one contains"),
+        ({}, {"epochs": 5, "batch_size": 3}, r"\(and 1 more\)"),
+    ],
+)
+def test_studies_may_differ_in_how_they_search(
+    study: dict[str, Any], training: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    files, first = made_study(tmp_path, name="a", count=1)
+    other, second = made_study(tmp_path, name="b", count=1)
+    space: Any = records.to_json(second.fact("space"))
+    space["study"] |= study
+    space["training"] |= training
+    close(first)
+    spoiled(second, space=space)
+    if said is None:
+        assert [part.get("seed") for part in merge([files, other], StudyFiles(tmp_path, "both"))] == [0, 9]
+        return
+    with pytest.raises(StudyError, match=said):
+        merge([files, other], StudyFiles(tmp_path, "both"))
+
+
+def test_facts_and_files_of_all_parts_are_found_under_their_new_numbers(tmp_path: Path) -> None:
+    sources = []
+    for name in ("a", "b"):
+        files, record = made_study(tmp_path, name=name, count=2)
+        record.append_fact("runs", {"seconds": 1.0, "ending": "finished", "trials": 2, "epochs": 8})
+        record.append_fact("test_openings", {"trial": 1, "at": name})
+        record.append_fact("test_openings", {"at": name})
+        for path in (files.log(1), files.checkpoint(1), files.artifact(1), files.teacher(name * 16)):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(name)
+        (files.folder / "checkpoints/odd.pt").touch()
+        (files.folder / "checkpoints/.trial-00000.pt.1-ab.tmp").touch()
+        learned = {"study": "before", "sha256": "1", "settings": [], "rows": []}
+        shared = {"weights": {"w": {"file": f"{name}.pth", "sha256": "1"}, name: {"file": "x", "sha256": "1"}}}
+        spoiled(record, learned=[learned], hardware=f"a {name}", known_as=name, **shared)
+        sources.append(files)
+    target = StudyFiles(tmp_path, "both")
+    parts = merge(sources, target)
+    assert [(part["study"], part["trials"], part["first"], part.get("hardware")) for part in parts] == [
+        ("a", 2, 0, "a a"),
+        ("b", 2, 2, "a b"),
+    ]
+    for number, text in ((1, "a"), (3, "b")):
+        for path in (target.log(number), target.checkpoint(number), target.artifact(number), target.teacher(text * 16)):
+            assert path.read_text() == text
+    assert sorted(path.name for path in target.checkpoint(0).parent.iterdir()) == [
+        *("trial-00001.onnx", "trial-00001.pt", "trial-00003.onnx", "trial-00003.pt"),
+    ]
+    merged = records.load(target)
+    facts = merged.facts
+    assert [run["epochs"] for run in facts["runs"]] == [8, 8]
+    assert [(each.get("trial"), each["at"]) for each in facts["test_openings"]] == [
+        *((1, "a"), (None, "a"), (3, "b"), (None, "b")),
+    ]
+    assert len(facts["learned"]) == 1
+    # Where two parts disagree, the first counts.
+    assert {name: fact["file"] for name, fact in facts["weights"].items()} == {"w": "a.pth", "a": "x", "b": "x"}
+    assert "known_as" not in facts
+    assert facts["space"]["study"]["name"] == "both"
+    assert [trial.origin for trial in merged.trials] == [
+        {"study": name, "trial": number} for name in ("a", "b") for number in (0, 1)
+    ]
+    frozen = merged.study.trials[3].user_attrs
+    assert frozen["log"] == "both/logs/trial-00003.log"
+    assert next(iter(frozen["strategy"]["sampler"])) == "auto"
+    close(merged)
+    # A merged trial that is merged again keeps its first origin.
+    third, record = made_study(tmp_path, name="c", count=1)
+    close(record)
+    more = StudyFiles(tmp_path, "more")
+    merge([third, target], more)
+    again = records.load(more)
+    assert [(trial.origin["study"], trial.origin["trial"]) for trial in again.trials] == [
+        *(("c", 0), ("a", 0), ("a", 1), ("b", 0), ("b", 1)),
+    ]
+    close(again)
+
+
+def test_states_of_two_populations_do_not_combine_and_places_of_waiting_trials_move(tmp_path: Path) -> None:
+    sources = []
+    for name in ("a", "b"):
+        files, record = made_study(tmp_path, "nsga2", name=name, count=3)
+        close(record)
+        with closing(sqlite3.connect(files.database)) as connection, connection:
+            insert = "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)"
+            connection.execute("DELETE FROM trial_user_attributes WHERE key = 'sampler_state' AND trial_id = 1")
+            connection.execute(insert, (1, "sampler_state", '{"nsga2:generation": 1}'))
+            connection.execute(insert, (2, "place", "0"))
+        sources.append(files)
+    target = StudyFiles(tmp_path, "both")
+    merge(sources, target)
+    merged = records.load(target)
+    assert [dict(trial.candidate.sampler_state) for trial in merged.trials if trial.number in (0, 3)] == [
+        {"nsga2:generation": 1},
+        {},
+    ]
+    assert merged.placed == {1: 0, 4: 3}
+    assert [trial.number for trial in merged.trials] == [1, 0, 2, 4, 3, 5]
+    close(merged)

@@ -226,7 +226,9 @@ class Knowledge:
 
         ranks = rankdata(scores)
         theirs = np.apply_along_axis(rankdata, 0, expected)
-        agreement = np.array([np.corrcoef(ranks, theirs[:, index])[0, 1] for index in range(theirs.shape[1])])
+        # A study that expects the same of all trials has no correlation.
+        with np.errstate(invalid="ignore"):
+            agreement = np.array([np.corrcoef(ranks, theirs[:, index])[0, 1] for index in range(theirs.shape[1])])
         return np.where(np.isfinite(agreement) & (agreement > 1 / math.sqrt(count)), agreement, 0.0)
 
     def _raw(self, points: Array) -> Array:

@@ -238,6 +238,21 @@ def test_work_on_a_damaged_study_goes_on_or_is_one_line(
     assert [fault for fault in found if fault] == []
 
 
+def test_open_trial_with_a_damaged_configuration_fails_alone(study: Path, here: Callable[..., Answer]) -> None:
+    shutil.copytree(study / "studies", "studies")
+    shutil.copyfile(study / "tiny.yaml", "tiny.yaml")
+    with closing(sqlite3.connect("studies/tiny-digits.db")) as connection, connection:
+        (last,) = connection.execute("SELECT max(trial_id) FROM trials").fetchone()
+        change = "SET value_json = json_set(value_json, '$.data.digits.val', 'x') WHERE key = 'config'"
+        connection.execute(f"UPDATE trial_user_attributes {change} AND trial_id = ?", (last,))
+    answer = here(*WORK[1])
+    assert answer.code == 0, answer.err
+    said = 'its configuration is not that of its parameters: data.digits.val: was 0.15, is now "x"'
+    assert f"failed: its record is damaged: {said}" in " ".join((answer.out + answer.err).split())
+    trial = load(StudyFiles(Path("studies"), "tiny-digits")).by_number[last - 1]
+    assert (trial.state, trial.reason) == ("fail", f"its record is damaged: {said}")
+
+
 # Each of these ended in a traceback.
 DAMAGED = {
     "objectives": [[{}, "maximize"]],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imgcls_search import digests
 from imgcls_search.config import Component
 from imgcls_search.data import describe
 from imgcls_search.data.store import prepare
@@ -323,7 +324,11 @@ def test_dashboard_keeps_what_it_read_when_a_study_is_damaged(study: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "text", ["[", "[]", "7", "null", "{}", '{"answer": null}', '{"error": 1}', '{"error": [1, 2]}', b"\xff"]
+    "text",
+    [
+        *("[", "[]", "7", "null", "{}", '{"answer": null}', '{"error": 1}', '{"error": [1, 2]}', b"\xff", "[" * 5000),
+        *('{"answer": {"params": 3}}', digests.sealed({"answer": {"params": 3}}).replace("3", "5", 1)),
+    ],
 )
 def test_remembered_count_of_another_shape_is_asked_again(text: str | bytes, tmp_path: Path) -> None:
     counts = Counts(tmp_path / "counts.sqlite")
@@ -364,9 +369,11 @@ def test_facts_of_decoded_images_that_are_wrong_are_made_again(change: dict[str,
         [],
         {},
     ):
-        meta.write_text(json.dumps({**whole, "facts": facts}))
-        assert prepare(source, image_size=8, channels=1, cache=tmp_path) == first
-        assert json.loads(meta.read_text()) == whole
+        # Those of earlier versions have no digest.
+        for known in ({**whole, "facts": facts}, {"files": whole["files"], "facts": facts}):
+            meta.write_text(json.dumps(known))
+            assert prepare(source, image_size=8, channels=1, cache=tmp_path) == first
+            assert json.loads(meta.read_text()) == whole
 
 
 def test_description_of_decoded_images_that_is_too_deep_is_made_again(tmp_path: Path) -> None:

@@ -199,9 +199,9 @@ def _whole_files(paths: Sequence[Path], memory: Path | None) -> list[bytes]:
         found[place] = digest
     latest = time.time_ns() - int(SETTLED_SECONDS * 1e9)
     new = [
-        (keys[i], *states[i], _sealed(digest, keys[i], *states[i]))
+        (keys[i], *states[i], _sealed(made, keys[i], *states[i]))
         for i in unknown
-        if states[i][1] < latest and (digest := found[i]) is not None
+        if states[i][1] < latest and (made := found[i]) is not None
     ]
     _remember(memory, new)
     return [digest for digest in found if digest is not None]

@@ -15,7 +15,7 @@ from torch import nn
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.errors import CheckpointError, StudyError
+from imgcls_search.errors import UNWRITTEN, CheckpointError, StudyError
 from imgcls_search.jobs.export import chosen_trial, is_origin
 from imgcls_search.measures import main_measure, share_of_images
 from imgcls_search.orchestrator import study_data
@@ -196,7 +196,7 @@ def _of_ensemble(
     try:
         study, winner, picks, metric = (about[name] for name in ("study", "winner", "picks", "metric"))
         scores = ", ".join(f"{name} {measured(metric, about['validation'][name])}" for name in ("ensemble", "winner"))
-    except (KeyError, TypeError, ValueError) as error:
+    except UNWRITTEN as error:
         raise CheckpointError(f"{weights}: not a trained model of this program ({type(error).__name__})") from error
     shown = ", ".join(f"trial {member.trial} x{member.count}" for member in members)
     return Trained(

@@ -16,6 +16,7 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import UNWRITTEN, CheckpointError, StudyError
+from imgcls_search.jobs import finished
 from imgcls_search.jobs.export import chosen_trial, is_origin
 from imgcls_search.measures import main_measure, share_of_images
 from imgcls_search.orchestrator import study_data
@@ -96,7 +97,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
             "trial.yaml, imgcls-search export trained/trial/seed-1.pt --bundle DIR"
         )
     state = checkpoint.load(weights)
-    model, config, data = networks.load_finished(state, str(weights))
+    model, config, data = finished.load_finished(state, str(weights))
     return Trained(
         weights=weights,
         model=model,
@@ -141,7 +142,7 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
         CheckpointError: the file is not a trained model of this program, or its exported network is missing.
     """
     state = checkpoint.load(weights)
-    model, config, data = networks.load_finished(state, str(weights))
+    model, config, data = finished.load_finished(state, str(weights))
     members, about = networks.read_ensemble(state, str(weights))
     if members:
         return _of_ensemble(weights, model, config, data, members, about, moved_to)

@@ -143,7 +143,8 @@ def _of_hub() -> Iterator[AtHand]:
 
     try:
         repositories = scan_cache_dir().repos
-    except CacheNotFound:
+    # A file in place of the cache is a ValueError.
+    except (CacheNotFound, ValueError):
         return
     models = set(_timm_names().values())
     for repository in sorted(repositories, key=lambda each: each.repo_id):

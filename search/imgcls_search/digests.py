@@ -1,11 +1,15 @@
-"""SHA-256 of files and texts, in hexadecimal digits."""
+"""SHA-256 of files and texts, in hexadecimal digits, and JSON that states its own."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _BLOCK = 2**20
+_KEY = "digest"
 
 SHOWN_DIGITS = 12
 """Digits of a digest that a message shows."""
@@ -32,3 +36,19 @@ def of_text(text: str) -> str:
 def shown(digest: str) -> str:
     """Return the digits of a digest that a message shows."""
     return digest[:SHOWN_DIGITS]
+
+
+def sealed(values: Mapping[str, Any]) -> str:
+    """Return values as JSON with their digest, by which `unsealed` knows them again."""
+    return json.dumps({**values, _KEY: of_text(json.dumps(values))})
+
+
+def unsealed(text: str | bytes) -> dict[str, Any] | None:
+    """Return the values in a text that `sealed` wrote, None if it differs in anything."""
+    try:
+        values = json.loads(text)
+        known = values.pop(_KEY)
+        return values if known == of_text(json.dumps(values)) else None
+    # JSON of other types has no such method or key.
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None

@@ -141,6 +141,13 @@ class StoppedError(SearchError):
     """A training that was asked to stop in the middle of an epoch; that epoch is lost, the ones before it are not."""
 
 
+UNWRITTEN = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
+    *(RecursionError, TypeError, ValueError),
+)
+"""Errors that values raise if no program would write their type or shape: a damaged file raises any of them."""
+
+
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 

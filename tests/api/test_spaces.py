@@ -70,6 +70,8 @@ def test_what_is_wrong_is_said_as_of_a_file(path: str, value: Any, tmp_path: Pat
         ({**SPACE, "study": {"objectives": {max: "maximize"}}}, "write it as 'module:name'"),
         ({**SPACE, 3: {}}, "a key must be a name, but got 3"),
         ({**SPACE, "training": {"epochs": float("nan")}}, "not a finite number"),
+        ({**SPACE, "optimizer": {"adamw": {"lr": 10**400}}}, "not a finite number"),
+        ({**SPACE, "optimizer": {"adamw": {"lr": 10**5000}}}, "not a finite number"),
         ({**SPACE, "training": {"epochs": object()}}, "not a plain value"),
     ],
 )

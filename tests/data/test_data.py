@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import pickle
 import re
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -388,6 +390,22 @@ def test_files_of_the_same_size_and_time_are_read_once(tmp_path: Path, monkeypat
     assert describe(component).fingerprint == describe(component, cache).fingerprint
 
 
+@pytest.mark.parametrize(
+    "damage", ["zeroblob(40)", "substr(digest, 1, 32)", "'x'", "7", "NULL", "x'00' || digest", "another"]
+)
+def test_damaged_row_of_the_cache_of_hashes_is_no_other_image(damage: str, tmp_path: Path) -> None:
+    photos, cache = plant(tmp_path / "photos", {"a": 4, "b": 4}), tmp_path / "cache"
+    for path in photos.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    component = Component(path="data.folder", name="folder", args={"root": str(photos)})
+    first = describe(component, cache).fingerprint
+    value = "(SELECT digest FROM files ORDER BY path DESC LIMIT 1)" if damage == "another" else damage
+    with closing(sqlite3.connect(cache / "hashes.sqlite")) as memory, memory:
+        where = "WHERE path = (SELECT path FROM files ORDER BY path LIMIT 1)"
+        assert memory.execute(f"UPDATE files SET digest = {value} {where}").rowcount == 1  # noqa: S608
+    assert describe(component, cache).fingerprint == first
+
+
 def test_fingerprint_sees_both_ends_of_a_large_file(tmp_path: Path) -> None:
     plant(tmp_path, {"a": 3, "b": 3})
     photo = tmp_path / "a/000.png"
@@ -646,7 +664,13 @@ def test_other_splits_sizes_and_channels_have_stores_of_their_own(tmp_path: Path
     assert len(folders) == 5
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "no meta", "meta is no JSON", "left half-done"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("truncated", "flipped", "missing", "no meta", "meta is no JSON", "left half-done"),
+        *("meta has another mean", "meta has other files", "meta is of an earlier version", "meta is a folder"),
+    ],
+)
 def test_damaged_store_is_rebuilt(tmp_path: Path, damage: str) -> None:
     digits = source("digits", max_train=20)
     prepared = prepare(digits, image_size=8, channels=1, cache=tmp_path)
@@ -667,17 +691,44 @@ def test_damaged_store_is_rebuilt(tmp_path: Path, damage: str) -> None:
             meta.write_text("{")
         case "left half-done":
             Path(prepared.folder).rename(f"{prepared.folder}.partial")
+        case "meta has another mean":
+            meta.write_text(meta.read_text().replace(repr(prepared.mean[0]), "0.5", 1))
+        case "meta has other files":
+            meta.write_text(json.dumps({**json.loads(meta.read_text()), "files": {}}))
+        case "meta is of an earlier version":
+            known = json.loads(meta.read_text())
+            meta.write_text(json.dumps({name: known[name] for name in ("files", "facts")}))
+            before = meta.stat().st_mtime_ns
+        case "meta is a folder":
+            meta.unlink()
+            meta.mkdir()
     assert prepare(digits, image_size=8, channels=1, cache=tmp_path) == prepared
     np.testing.assert_array_equal(load(prepared, "train").pixels, sound)
+    if damage == "meta is of an earlier version":
+        assert meta.stat().st_mtime_ns == before
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".lock"]
 
 
 def test_load_says_when_the_store_is_damaged(tmp_path: Path) -> None:
     prepared = prepare(source("digits", max_train=20), image_size=8, channels=1, cache=tmp_path)
-    file = Path(prepared.folder) / "val.images.npy"
-    file.write_bytes(file.read_bytes()[:1000])
-    with refused(DataError, "val images", "run again"):
-        load(prepared, "val")
+    archive = io.BytesIO()
+    np.savez(archive, a=np.arange(3))
+    kept = len(load(prepared, "val").names)
+    for name in ("images.npy", "labels.npy", "names.json"):
+        file = Path(prepared.folder) / f"val.{name}"
+        content = file.read_bytes()
+        others = [b"", b"PK\x03\x04", archive.getvalue(), b"7", b"null", b'"x"', b"[" * 5000, b"[[1]]", b"\xff\xfe"]
+        for other in (content[:-1], content[:50], content[1:], *others):
+            file.write_bytes(other)
+            with refused(DataError, "val images", "run again"):
+                load(prepared, "val")
+        file.unlink()
+        file.mkdir()
+        with refused(DataError, "val images", "run again"):
+            load(prepared, "val")
+        file.rmdir()
+        file.write_bytes(content)
+        assert len(load(prepared, "val").names) == kept
     assert len(load(prepared, "train").names) == 20
 
 

@@ -149,8 +149,12 @@ def test_a_damaged_note_of_copies_is_made_again(tmp_path: Path) -> None:
     wanted = config(data, {"folder": {"root": data["folder"]["root"]}})
     first = opened(wanted, tmp_path / "cache")
     (mark,) = (tmp_path / "cache").glob(f"*{SAME}")
-    mark.write_text("{")
-    assert opened(wanted, tmp_path / "cache").names == first.names
+    whole = mark.read_bytes()
+    another = whole.replace(b'"same": {', b'"same": {"0": ["x"], ', 1)
+    for text in (b"{", b"", b"\xff", b"null", b"{}", b'{"same": {}}', b"[" * 5000, another):
+        mark.write_bytes(text)
+        assert opened(wanted, tmp_path / "cache").names == first.names
+        assert mark.read_bytes() == whole
     assert set(first.names).isdisjoint(describe(wanted.component("data")).names["test"])
 
 

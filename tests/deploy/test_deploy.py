@@ -142,6 +142,11 @@ def test_cut_and_foreign_files_are_one_line(lenet: tuple[Path, InputShape], tmp_
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     with pytest.raises(DeployError, match="not a model that this program exported"):
         Artifact.load(path)
+    model = onnx.load(str(lenet[0]))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, path)
+    with pytest.raises(DeployError, match="not a model that this program exported"):
+        Artifact.load(path)
 
 
 class Unexportable(torch.nn.Module):

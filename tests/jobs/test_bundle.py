@@ -294,6 +294,28 @@ def split_up(folder: Path) -> None:
     (folder / "bundle.json").write_text(json.dumps(about))
 
 
+def without(section: str, name: str) -> Callable[[Any], Any]:
+    return lambda about: {**about, section: {key: value for key, value in about[section].items() if key != name}}
+
+
+def within(section: str, name: str, value: Any) -> Callable[[Any], Any]:
+    """Return a change of a value, or of some values of a section."""
+
+    def change(about: Any) -> Any:
+        before = about[section][name]
+        is_section = section == "config" and name in ("training", "image")
+        return {**about, section: {**about[section], name: {**before, **value} if is_section else value}}
+
+    return change
+
+
+def deep() -> Any:
+    value: list[Any] = []
+    for _ in range(900):
+        value = [value]
+    return value
+
+
 SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gone": (shutil.rmtree, "no such folder"),
     "no description": (lambda folder: (folder / "bundle.json").unlink(), "bundle.json: missing"),
@@ -311,6 +333,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "windows": (named("labels", "..\\labels.json"), "is not the name of a file in the bundle"),
     "dots": (named("labels", ".."), "is not the name of a file in the bundle"),
     "number": (named("labels", 7), "files.labels: names no file"),
+    "no text": (named("labels", "\ud800"), "is a link that leads out of the bundle"),
     "link": (linked, "is a link that leads out of the bundle"),
     "description is a link": (described_elsewhere, "bundle.json is a link that leads out of the bundle"),
     "link to itself": (circled, "is a link that leads out of the bundle"),
@@ -356,6 +379,43 @@ def test_spoiled_bundle_is_one_line(case: str, here: Run, tmp_path: Path) -> Non
     assert is_one_line(answer), answer
     assert said in answer.err
     assert answer.out == ""
+
+
+DESCRIBED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a list": (lambda about: [], "(TypeError)"),
+    "deep": (lambda about: {**about, "shapes": deep()}, "not a trained model of this program ("),
+    "no data": (without("config", "data"), "data: is missing"),
+    "two data sets": (within("config", "data", {"folder": {}, "digits": {}}), "data: "),
+    "data of nothing": (within("config", "data", {}), "data: "),
+    "epochs": (within("config", "training", {"epochs": "many"}), "("),
+    "cache": (within("config", "image", {"cache_gb": "x"}), "image.cache_gb: "),
+    "digits": (within("config", "data", {"digits": {"val": {}}}), "data.digits.val: "),
+    "loss": (within("config", "loss", {"cross_entropy": {"label_smoothing": 10**400}}), "loss.cross_entropy"),
+    "no deviation": (within("data", "std", [0.0, 0.1, 0.1]), "(ValueError)"),
+    "mean": (within("data", "mean", ["x", 0.1, 0.1]), "(ValueError)"),
+    "size": (within("data", "image_size", 16.0), "("),
+    "classes": (within("data", "classes", "ab"), "(ValueError)"),
+    "counts": (within("data", "counts", {"train": -1}), "(ValueError)"),
+    "fit": (within("data", "fit", "stretch"), "(ValueError)"),
+    "thresholds": (within("data", "thresholds", [0.5]), "(ValueError)"),
+    "stream": (within("data", "streamed_from", {"name": 3}), "(ValueError)"),
+}
+"""Changes to the description in a weights file that is saved again, and what is said."""
+
+
+@pytest.mark.parametrize("case", DESCRIBED)
+def test_weights_with_a_damaged_description_are_one_line(case: str, here: Run, tmp_path: Path) -> None:
+    change, said = DESCRIBED[case]
+    file = tmp_path / "trained/best/seed-1.pt"
+    state = torch.load(file, weights_only=True)
+    # Without the digest that this program adds.
+    torch.save({**state, "about": json.dumps(change(json.loads(state["about"])))}, file)
+    for command in (("evaluate", file), ("export", file, "--bundle", "another")):
+        answer = here(*command)
+        assert is_one_line(answer), answer
+        assert "seed-1.pt: not a trained model of this program" in answer.err
+        assert said in answer.err
+    assert not (tmp_path / "another").exists()
 
 
 def test_card_may_be_edited(here: Run, tmp_path: Path) -> None:

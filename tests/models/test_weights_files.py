@@ -196,3 +196,12 @@ def test_run_finds_weights_by_option(tmp_path: Path, imgcls: Callable[..., Answe
     # The process that starts workers, which is a new one then, has the option from this one.
     answer = imgcls("run", space, "--weights-dir", "mine", fresh=True)
     assert answer.code == 0, answer.err
+
+
+def test_files_in_place_of_the_caches_hold_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "torch/hub").mkdir(parents=True)
+    (tmp_path / "hf").mkdir()
+    before = weights.at_hand()
+    (tmp_path / "torch/hub/checkpoints").write_text("no folder")
+    (tmp_path / "hf/hub").write_text("no folder")
+    assert weights.at_hand() == before

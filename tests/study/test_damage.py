@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imgcls_search import digests
 from imgcls_search.config import Component
 from imgcls_search.data import describe
 from imgcls_search.data.store import prepare
@@ -238,6 +239,21 @@ def test_work_on_a_damaged_study_goes_on_or_is_one_line(
     assert [fault for fault in found if fault] == []
 
 
+def test_open_trial_with_a_damaged_configuration_fails_alone(study: Path, here: Callable[..., Answer]) -> None:
+    shutil.copytree(study / "studies", "studies")
+    shutil.copyfile(study / "tiny.yaml", "tiny.yaml")
+    with closing(sqlite3.connect("studies/tiny-digits.db")) as connection, connection:
+        (last,) = connection.execute("SELECT max(trial_id) FROM trials").fetchone()
+        change = "SET value_json = json_set(value_json, '$.data.digits.val', 'x') WHERE key = 'config'"
+        connection.execute(f"UPDATE trial_user_attributes {change} AND trial_id = ?", (last,))
+    answer = here(*WORK[1])
+    assert answer.code == 0, answer.err
+    said = 'its configuration is not that of its parameters: data.digits.val: was 0.15, is now "x"'
+    assert f"failed: its record is damaged: {said}" in " ".join((answer.out + answer.err).split())
+    trial = load(StudyFiles(Path("studies"), "tiny-digits")).by_number[last - 1]
+    assert (trial.state, trial.reason) == ("fail", f"its record is damaged: {said}")
+
+
 # Each of these ended in a traceback.
 DAMAGED = {
     "objectives": [[{}, "maximize"]],
@@ -308,7 +324,11 @@ def test_dashboard_keeps_what_it_read_when_a_study_is_damaged(study: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "text", ["[", "[]", "7", "null", "{}", '{"answer": null}', '{"error": 1}', '{"error": [1, 2]}', b"\xff"]
+    "text",
+    [
+        *("[", "[]", "7", "null", "{}", '{"answer": null}', '{"error": 1}', '{"error": [1, 2]}', b"\xff", "[" * 5000),
+        *('{"answer": {"params": 3}}', digests.sealed({"answer": {"params": 3}}).replace("3", "5", 1)),
+    ],
 )
 def test_remembered_count_of_another_shape_is_asked_again(text: str | bytes, tmp_path: Path) -> None:
     counts = Counts(tmp_path / "counts.sqlite")
@@ -349,9 +369,11 @@ def test_facts_of_decoded_images_that_are_wrong_are_made_again(change: dict[str,
         [],
         {},
     ):
-        meta.write_text(json.dumps({**whole, "facts": facts}))
-        assert prepare(source, image_size=8, channels=1, cache=tmp_path) == first
-        assert json.loads(meta.read_text()) == whole
+        # Those of earlier versions have no digest.
+        for known in ({**whole, "facts": facts}, {"files": whole["files"], "facts": facts}):
+            meta.write_text(json.dumps(known))
+            assert prepare(source, image_size=8, channels=1, cache=tmp_path) == first
+            assert json.loads(meta.read_text()) == whole
 
 
 def test_description_of_decoded_images_that_is_too_deep_is_made_again(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from imgcls_search.orchestrator.reopening import reopen, with_placed_start
 from imgcls_search.space import parse
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.memory import record_in_memory
+from imgcls_search.study.record import load
 
 from scripts.bench import simulation
 from tests.conftest import Answer, is_one_line
@@ -141,6 +142,18 @@ FACTS: dict[str, tuple[str, Any]] = {
 def test_fact_that_lacks_what_all_have_is_one_line(case: str, database: Path, here: Callable[..., Answer]) -> None:
     set_fact(database, *FACTS[case])
     assert names_damage(here("status", "s"))
+
+
+@pytest.mark.parametrize("text", ["[", '["x"]', '[{"id": 1}]', "3"])
+def test_requests_that_were_damaged_during_a_run_are_one_line(text: str, database: Path) -> None:
+    record = load(StudyFiles(database.parent, "s"))
+    insert = "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, 'requests', ?)"
+    execute(database, insert, text)
+    with pytest.raises(StudyError, match=r"s\.db: is damaged"):
+        record.read_requests()
+    if text == "[":
+        with pytest.raises(StudyError, match=r"s\.db: is damaged"):
+            record.refuse_request("0", "no")
 
 
 def without_accuracy(epochs: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -6,11 +6,12 @@ import http.client
 import io
 import json
 import os
+import sqlite3
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +428,52 @@ def test_attributes_are_a_line_each_and_whole_at_their_address(tmp_path: Path) -
         assert json.loads(get(port, whole)[1]) == kept.user_attrs
         assert get(port, "/attributes/77.json")[0] == 404
         assert ask(port, short["all"], Host="evil.example") == 403
+
+
+def change(files: StudyFiles, statement: str) -> None:
+    with closing(sqlite3.connect(files.database)) as connection, connection:
+        assert connection.execute(statement).rowcount
+
+
+def test_whole_attributes_of_a_damaged_study_are_shown_as_they_are(tmp_path: Path) -> None:
+    files, said = StudyFiles(tmp_path, "s"), list[str]()
+    long_study(files)
+    with serving(files, said.append) as port:
+        change(files, "UPDATE trial_user_attributes SET value_json = '[[[' WHERE key = 'epochs'")
+        change(files, "UPDATE trial_user_attributes SET value_json = x'ff00' WHERE key = 'config'")
+        change(files, "UPDATE trial_params SET distribution_json = 'nope'")
+        change(files, "UPDATE study_user_attributes SET value_json = '{' WHERE key = 'data'")
+        status, body = get(port, "/attributes/2.json")
+        found = json.loads(body)
+        assert (status, found["epochs"], found["config"], found["worker"]) == (200, "[[[", "b'\\xff\\x00'", "worker-0")
+        status, body = get(port, "/attributes/study.json")
+        assert (status, json.loads(body)["data"]) == (200, "{")
+        change(files, "UPDATE study_user_attributes SET value_json = CAST(x'ff' AS TEXT) WHERE key = 'data'")
+        status, body = get(port, "/attributes/study.json")
+        assert (status, "s.db: cannot be read (Could not decode" in json.loads(body)) == (503, True)
+
+
+def test_page_of_a_damaged_study_is_a_line_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files, said = StudyFiles(tmp_path, "s"), list[str]()
+    long_study(files)
+    with serving(files, said.append) as port:
+        change(files, "DELETE FROM trials WHERE number = 2")
+        # What was best is no longer there.
+        assert get(port, "/api/studies/1")[0] == 200
+        change(files, "UPDATE trial_user_attributes SET value_json = '[[[' WHERE key = 'epochs'")
+        for _ in range(2):
+            assert get(port, "/api/studies/1")[0] == 500
+    assert [line for line in said if line.startswith("a page cannot be shown: ")] == [
+        "a page cannot be shown: Expecting value: line 1 column 4 (char 3)"
+    ]
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_attribute_of_many_levels_is_a_line() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    assert attributes.brief(deep) == "too many levels of values in each other"
 
 
 @pytest.mark.parametrize(("host", "shown_host"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("box.lan", "box.lan")])

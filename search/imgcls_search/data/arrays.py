@@ -17,12 +17,12 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search import atomic
+from imgcls_search import atomic, digests
 from imgcls_search.data import label_sets
 from imgcls_search.data.decode import THREADS, blank, decode_in, reason, unlimited_pillow
 from imgcls_search.data.image import Frame
 from imgcls_search.data.source import Source, Split, advice
-from imgcls_search.errors import DataError
+from imgcls_search.errors import UNWRITTEN, DataError
 from imgcls_search.progress import Progress
 from imgcls_search.rounding import size
 from imgcls_search.words import first_of
@@ -58,15 +58,61 @@ class SplitSummary(TypedDict, total=False):
 Summaries = dict[Split, SplitSummary]
 
 
-def intact(folder: Path) -> Summaries | None:
+def intact(folder: Path, splits: Sequence[Split], channels: int) -> Summaries | None:
     """Return what `build` returned for a folder, None if the folder is missing, incomplete or damaged."""
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
+        text = (folder / "meta.json").read_bytes()
+        meta = digests.unsealed(text) or _of_earlier_version(text)
         sound = all(_checksum(folder / name) == checksum for name, checksum in meta["files"].items())
         summaries: Summaries = meta["facts"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        fits = set(splits) <= summaries.keys() and all(_is_summary(known, channels) for known in summaries.values())
+    except (OSError, *UNWRITTEN):
         return None
-    return summaries if sound else None
+    return summaries if sound and fits else None
+
+
+def names(folder: Path, split: Split) -> tuple[str, ...]:
+    """Return the names of the images of a split.
+
+    Raises:
+        OSError, and one of `UNWRITTEN`: they are missing, or damaged.
+    """
+    found = json.loads((folder / f"{split}.names.json").read_bytes())
+    if not _are_texts(found):
+        raise ValueError("no list of names")
+    return tuple(found)
+
+
+def _of_earlier_version(text: bytes) -> dict[str, Any]:
+    """Return a description without a digest.
+
+    Raises:
+        ValueError: it has one.
+    """
+    found: dict[str, Any] = json.loads(text)
+    if set(found) != {"files", "facts"}:
+        raise ValueError("not what an earlier version wrote")
+    return found
+
+
+def _is_summary(known: Any, channels: int) -> bool:
+    moments = [*known["mean"], *known["std"]]
+    if len(known["mean"]) != channels or len(moments) != 2 * channels:
+        return False
+    if not all(type(value) is float and 0 <= value <= 1 for value in moments) or min(known["std"]) <= 0:
+        return False
+    # Earlier versions lack some.
+    counts = [known.get(name, 0) for name in ("count", "repeated", "twins", "blank")]
+    if not all(type(count) is int and count >= 0 for count in [*counts, *known.get("class_counts", [])]):
+        return False
+    examples = [known.get(f"{name}_for_example", []) for name in ("repeated", "twins", "blank")]
+    if not all(map(_are_texts, [*examples, known.get("unreadable", [])])):
+        return False
+    return all(example for count, example in zip(counts[1:], examples, strict=True) if count)
+
+
+def _are_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(text, str) for text in found)
 
 
 def build(
@@ -183,7 +229,7 @@ class _Writer:
                 self.broken,
             )
         # Written last, so that a folder with this file is complete.
-        self.save("meta.json", [json.dumps({"files": self.checksums, "facts": summaries}).encode()])
+        self.save("meta.json", [digests.sealed({"files": self.checksums, "facts": summaries}).encode()])
         return summaries
 
     def write_split(self, split: Split, pool: ThreadPoolExecutor) -> SplitSummary:

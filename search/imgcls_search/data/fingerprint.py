@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -192,12 +193,17 @@ def _whole_files(paths: Sequence[Path], memory: Path | None) -> list[bytes]:
     states = [_state(path) for path in paths]
     known = _recall(memory)
     keys = [os.fsencode(path) for path in paths]
-    found = [known.get((key, *state)) for key, state in zip(keys, states, strict=True)]
+    found = [_unsealed(known.get((key, *state)), key, *state) for key, state in zip(keys, states, strict=True)]
     unknown = [place for place, digest in enumerate(found) if digest is None]
     for place, digest in zip(unknown, _mapped(_whole, [paths[place] for place in unknown]), strict=True):
         found[place] = digest
     latest = time.time_ns() - int(SETTLED_SECONDS * 1e9)
-    _remember(memory, [(keys[i], *states[i], found[i]) for i in unknown if states[i][1] < latest])
+    new = [
+        (keys[i], *states[i], _sealed(made, keys[i], *states[i]))
+        for i in unknown
+        if states[i][1] < latest and (made := found[i]) is not None
+    ]
+    _remember(memory, new)
     return [digest for digest in found if digest is not None]
 
 
@@ -207,17 +213,29 @@ def _state(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _recall(memory: Path | None) -> dict[tuple[bytes, int, int], bytes]:
+def _recall(memory: Path | None) -> dict[Any, Any]:
+    """Return the hashes of the cache, unchecked, by path, size and time of their files."""
     # If the cache is broken, the files themselves can still be read.
     with contextlib.suppress(sqlite3.Error):
         if memory is not None and memory.exists():
             with contextlib.closing(sqlite3.connect(memory)) as database:
                 rows = database.execute("SELECT path, size, time, digest FROM files")
-                return {(path, size, then): digest for path, size, then, digest in rows}
+                return {(path, size, then): kept for path, size, then, kept in rows}
     return {}
 
 
-def _remember(memory: Path | None, rows: Sequence[tuple[bytes, int, int, bytes | None]]) -> None:
+def _sealed(digest: bytes, path: bytes, size: int, then: int) -> bytes:
+    """Return a hash with a check of its row: SQLite has none, and a damaged hash would be that of other images."""
+    return digest + hashlib.blake2b(digest + path + f"{size} {then}".encode(), digest_size=8).digest()
+
+
+def _unsealed(kept: Any, path: bytes, size: int, then: int) -> bytes | None:
+    """Return the hash in a row, None if there is none, or it is damaged."""
+    digest = kept[:-8] if isinstance(kept, bytes) else b""
+    return digest if kept == _sealed(digest, path, size, then) else None
+
+
+def _remember(memory: Path | None, rows: Sequence[tuple[bytes, int, int, bytes]]) -> None:
     if memory is None or not rows:
         return
     try:

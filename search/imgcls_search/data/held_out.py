@@ -18,7 +18,7 @@ from imgcls_search.data.decode import THREADS, decode_middle, unlimited_pillow
 from imgcls_search.data.image import Frame
 from imgcls_search.data.prepared import Images, Prepared
 from imgcls_search.data.source import Source, Split
-from imgcls_search.data.store import load
+from imgcls_search.data.store import load, read_note
 from imgcls_search.errors import DataError, writing
 
 SAME = "-same"
@@ -63,8 +63,8 @@ def find_twins(data: Prepared, cache: Path, parts: Sequence[Part], labelled: Sou
         [[part.print, part.split, part.images.names] for part in parts],
     ]
     mark = cache.expanduser().resolve() / f"{digests.of_text(json.dumps(origin))[:16]}{SAME}"
-    if (known := _read_mark(mark)) is not None:
-        return known
+    if (known := read_note(mark)) is not None:
+        return {int(number): names for number, names in known["same"].items()}
     by_pixels: dict[bytes, list[str]] = {}
     for split in splits:
         for name, digest in _labelled_pixels(labelled, split, data):
@@ -78,15 +78,8 @@ def find_twins(data: Prepared, cache: Path, parts: Sequence[Part], labelled: Sou
                 found[number] = same
             number += 1
     with writing(mark, DataError):
-        atomic.write_text(mark, json.dumps(found))
+        atomic.write_text(mark, digests.sealed({"same": found}))
     return found
-
-
-def _read_mark(mark: Path) -> dict[int, list[str]] | None:
-    try:
-        return {int(number): list(map(str, names)) for number, names in json.loads(mark.read_bytes()).items()}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        return None
 
 
 def _labelled_pixels(labelled: Source, split: Split, data: Prepared) -> Iterator[tuple[str, bytes]]:

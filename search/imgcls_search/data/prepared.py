@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.image import Fill, Fit, Frame, InputShape
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.stream import Streamed
-from imgcls_search.image_size import ImageSize
+from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.words import counted
 
 
@@ -143,11 +144,42 @@ class Prepared:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Prepared:
-        """Build from what `to_dict` returned."""
+        """Build from what `to_dict` returned.
+
+        Raises:
+            ValueError, or another of `UNWRITTEN`: these are not such values.
+        """
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
-        return cls(**plain)
+        found = cls(**plain)
+        if not _is_whole(found):
+            raise ValueError("not a description of images")
+        return found
+
+
+def _is_whole(found: Prepared) -> bool:
+    """Tell whether all values are of their types: they may come from the file of anyone."""
+    examples = (*found.repeated_for_example, *found.twins_for_example, *found.blank_for_example, *found.unreadable)
+    texts = (found.fingerprint, found.seen_fingerprint, found.folder, *found.classes, *found.counts, *examples)
+    counts = (*found.counts.values(), *found.class_counts, *found.folds, found.repeated, found.twins, found.blank)
+    numbers = (*found.mean, *found.std, found.margin, *(found.thresholds or ()))
+    source = {"name": "", "args": {}} if found.streamed_from is None else found.streamed_from
+    return (
+        isinstance(found.classes, tuple)
+        and all(isinstance(text, str) for text in (*texts, source["name"]))
+        and all(type(count) is int and 0 <= count <= sys.maxsize for count in counts)
+        and all(type(side) is int and side > 0 for side in sides(found.image_size))
+        and all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in numbers)
+        and found.channels == len(found.mean) == len(found.std)
+        and min(found.std) > 0
+        and found.fit in get_args(Fit)
+        and found.fill in get_args(Fill)
+        and found.margin >= 1
+        and type(found.has_several_labels) is bool
+        and (found.thresholds is None or len(found.thresholds) == len(found.classes))
+        and isinstance(source["args"], Mapping)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

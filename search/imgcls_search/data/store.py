@@ -23,7 +23,7 @@ from imgcls_search.data.image import Fill, Fit, Frame
 from imgcls_search.data.prepared import Images, Prepared
 from imgcls_search.data.source import Source, Split
 from imgcls_search.data.stream import Streamed
-from imgcls_search.errors import BuildError, DataError, writing
+from imgcls_search.errors import UNWRITTEN, BuildError, DataError, writing
 from imgcls_search.image_size import ImageSize, normal, sides
 from imgcls_search.progress import Progress
 from imgcls_search.words import first_of
@@ -111,7 +111,10 @@ def _fold_sizes(folder: Path, source: Source) -> tuple[int, ...]:
     if not source.folds:
         return ()
     splits: list[Split] = ["train", "val"]
-    kept = {split: set(json.loads((folder / f"{split}.names.json").read_bytes())) for split in splits}
+    try:
+        kept = {split: set(arrays.names(folder, split)) for split in splits}
+    except (OSError, *UNWRITTEN) as error:
+        raise _damaged(folder, "train and val") from error
     sizes = source.without({split: set(source.names[split]) - kept[split] for split in splits}).folds
     if 0 in sizes:
         raise DataError(f"{source.place}: no image in fold {sizes.index(0) + 1} can be read")
@@ -249,8 +252,8 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
     """
     key = _key(source, prepared.frame)
     mark = Path(prepared.folder).with_name(f"{key}{READABLE}")
-    if (known := _read_mark(mark)) is not None:
-        return known
+    if (known := read_note(mark)) is not None:
+        return list(known["unreadable"])
     broken = unreadable(source, "test", prepared.frame, progress)
     if broken and not source.skips_unreadable:
         is_cut = source.prints.seen == source.prints.whole
@@ -261,19 +264,16 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
             f"fix or remove them{when}"
         )
     with writing(mark, DataError):
-        atomic.write_text(mark, json.dumps(broken))
+        atomic.write_text(mark, digests.sealed({"unreadable": broken}))
     return broken
 
 
-def _read_mark(mark: Path) -> list[str] | None:
-    """Return the result of a previous check of the test files; None if there is none, or it cannot be read."""
+def read_note(path: Path) -> dict[str, Any] | None:
+    """Return the result of a previous look at images; None if there is none, or it is damaged."""
     try:
-        text = mark.read_text()
-        # Earlier versions wrote empty files.
-        found = json.loads(text) if text else []
-    except (OSError, ValueError, RecursionError):
+        return digests.unsealed(path.read_bytes())
+    except OSError:
         return None
-    return found if _are_texts(found) else None
 
 
 def _streaming_source(prepared: Prepared) -> Source | None:
@@ -320,24 +320,31 @@ def _load(
     pixels: npt.NDArray[np.uint8] | Streamed
     try:
         if source is None:
-            pixels = np.load(folder / f"{split}.images.npy", mmap_mode="r")
+            # Unlike `np.load`, this opens no archive.
+            pixels = np.lib.format.open_memmap(folder / f"{split}.images.npy", mode="r")
             shape = (count, *frame.kept_shape)
         else:
-            kept = set(json.loads((folder / f"{split}.names.json").read_bytes()))
+            kept = set(arrays.names(folder, split))
             items = [(split, index) for index, name in enumerate(source.names[split]) if name in kept]
             pixels = Streamed(source, items, frame, whole=whole)
             shape = (count, *(frame.kept_shape if whole else frame.shape))
-        labels = np.load(folder / f"{split}.labels.npy")
-        names = tuple(json.loads((folder / f"{split}.names.json").read_bytes()))
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{folder}: {split} images are missing or damaged; run again to decode them again") from error
-    if pixels.shape != shape or (len(labels), len(names)) != (count, count):
-        raise DataError(f"{folder}: {split} images are damaged; run again to decode them again")
+        with (folder / f"{split}.labels.npy").open("rb") as file:
+            labels = np.lib.format.read_array(file, allow_pickle=False)
+        names = arrays.names(folder, split)
+        is_whole = pixels.shape == shape and (len(labels), len(names)) == (count, count)
+    except (OSError, *UNWRITTEN) as error:
+        raise _damaged(folder, split) from error
+    if not is_whole:
+        raise _damaged(folder, split)
     if isinstance(pixels, np.ndarray) and not whole and frame.kept_shape != frame.shape:
         # A view: nothing is read or copied until needed.
         rows, columns = frame.middle
         pixels = pixels[..., rows, columns]
     return Images(pixels=pixels, labels=labels, names=names)
+
+
+def _damaged(folder: Path, split: str) -> DataError:
+    return DataError(f"{folder}: {split} images are missing or damaged; run again to decode them again")
 
 
 def _ensure(
@@ -350,37 +357,7 @@ def _ensure(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             keeps_pixels = STREAMED not in folder.name
-            known = arrays.intact(folder)
-            if known is not None and not _fits(known, splits, frame.channels):
-                known = None
+            known = arrays.intact(folder, splits, frame.channels)
             return known or arrays.build(folder, source, splits, frame, progress, keeps_pixels=keeps_pixels)
     except OSError as error:
         raise DataError(f"{folder.parent}: decoded images cannot be kept there: {error}") from error
-
-
-def _fits(summaries: Summaries, splits: Sequence[Split], channels: int) -> bool:
-    """Tell whether summaries look like the output of `build`: no checksum covers them, and they can be recomputed."""
-    try:
-        return set(splits) <= summaries.keys() and all(_is_summary(known, channels) for known in summaries.values())
-    except (KeyError, TypeError, AttributeError):
-        return False
-
-
-def _is_summary(known: Any, channels: int) -> bool:
-    moments = [*known["mean"], *known["std"]]
-    if len(known["mean"]) != channels or len(moments) != 2 * channels:
-        return False
-    if not all(type(value) is float and 0 <= value <= 1 for value in moments) or min(known["std"]) <= 0:
-        return False
-    # Earlier versions lack some.
-    counts = [known.get(name, 0) for name in ("count", "repeated", "twins", "blank")]
-    if not all(type(count) is int and count >= 0 for count in [*counts, *known.get("class_counts", [])]):
-        return False
-    examples = [known.get(f"{name}_for_example", []) for name in ("repeated", "twins", "blank")]
-    if not all(map(_are_texts, [*examples, known.get("unreadable", [])])):
-        return False
-    return all(example for count, example in zip(counts[1:], examples, strict=True) if count)
-
-
-def _are_texts(found: Any) -> bool:
-    return isinstance(found, list) and all(isinstance(text, str) for text in found)

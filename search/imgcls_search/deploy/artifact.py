@@ -202,13 +202,14 @@ class Artifact:
         return values
 
     def _check(self) -> None:
-        signature = [
-            (value.name, value.type, len(value.shape))
-            for value in (*self.session.get_inputs(), *self.session.get_outputs())
-        ]
+        ports = (*self.session.get_inputs(), *self.session.get_outputs())
+        signature = [(port.name, port.type, len(port.shape)) for port in ports]
         plain = [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 2)]
         seconds = [(UNLIKE, "tensor(float)", 1), (FEATURES, "tensor(float)", 2)]
-        if signature != plain and signature not in [[*plain, second] for second in seconds]:
+        is_ours = signature == plain or signature in [[*plain, second] for second in seconds]
+        # Only the number of images is open.
+        sides = [side for port in ports[:2] for side in port.shape[1:]]
+        if not is_ours or not all(isinstance(side, int) and side > 0 for side in sides):
             raise DeployError(f"{self.path}: not a model that this program exported; it takes and gives {signature}")
 
 

@@ -252,7 +252,8 @@ def _must_be_inside(folder: Path, name: str, shown: str) -> None:
     # Links may form a cycle, for which `resolve` raises its own error.
     try:
         is_inside = (folder / name).resolve().parent == folder.resolve()
-    except (OSError, RuntimeError):
+    # Names that no file can have raise a ValueError.
+    except (OSError, RuntimeError, ValueError):
         is_inside = False
     if not is_inside:
         raise DeployError(f"{shown} is a link that leads out of the bundle")

@@ -76,25 +76,15 @@ class Counts:
 
     def _read(self, key: str) -> Any:
         if self.file is not None:
-            with contextlib.suppress(sqlite3.Error, ValueError, TypeError, RecursionError):
+            with contextlib.suppress(sqlite3.Error):
                 row = self.file.execute("SELECT answer FROM counts WHERE key = ?", (key,)).fetchone()
-                found = json.loads(row[0]) if row else None
-                return found if _is_whole(found) else None
+                return digests.unsealed(row[0]) if row else None
         return None
 
     def _write(self, key: str, found: Mapping[str, Any]) -> None:
         if self.file is not None:
             with contextlib.suppress(sqlite3.Error):
-                self.file.execute("INSERT OR REPLACE INTO counts VALUES (?, ?)", (key, json.dumps(found)))
-
-
-def _is_whole(found: Any) -> bool:
-    """Tell whether a cached entry is an answer or an error; anything else is computed again."""
-    if not isinstance(found, dict):
-        return False
-    error = found.get("error", ["", ""])
-    is_error = isinstance(error, list) and len(error) == 2 and all(isinstance(part, str) for part in error)
-    return is_error and ("error" in found or found.get("answer") is not None)
+                self.file.execute("INSERT OR REPLACE INTO counts VALUES (?, ?)", (key, digests.sealed(found)))
 
 
 def _thaw(found: Any) -> Any:

@@ -17,6 +17,7 @@ from imgcls_search.data import Prepared, comes_with, describe_whole, label_sets,
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.views import ViewsName
 from imgcls_search.errors import DataError, UserError, closest, writing
+from imgcls_search.jobs import finished
 from imgcls_search.jobs.bundle.weights import trained_portion
 from imgcls_search.jobs.evaluation import Evaluation, SplitName, decided_classes, images_of, measure
 from imgcls_search.jobs.export import now
@@ -26,7 +27,7 @@ from imgcls_search.study.facts import ChangedTest
 from imgcls_search.training import checkpoint, custom_metrics
 from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.words import first_of
-from imgcls_search.worker import cross_validation, finish, networks, pipeline
+from imgcls_search.worker import cross_validation, finish, pipeline
 
 CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "separator", "labels", "split", "group")
 """Arguments of a data set that decide which images are in which split, including the columns of a table."""
@@ -117,7 +118,7 @@ def out_of_fold(weights: Path) -> Evaluation:
     """
     state = checkpoint.load(weights)
     found = cross_validation.read_out_of_fold(state, str(weights))
-    _, config, data = networks.load_finished(state, str(weights))
+    _, config, data = finished.load_finished(state, str(weights))
     stated = costs.of(config.tree)
     wanted = Wanted(
         classes=data.classes,
@@ -196,7 +197,7 @@ def read_both(weights: Path) -> tuple[nn.Module, Artifact | None, TrialConfig, P
         DeployError: the exported network is damaged.
     """
     state = checkpoint.load(weights)
-    model, config, data = networks.load_finished(state, str(weights))
+    model, config, data = finished.load_finished(state, str(weights))
     return model, finish.find_artifact(state, weights), config, data
 
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from imgcls_search.errors import CheckpointError
+from imgcls_search.errors import UNWRITTEN, CheckpointError
 from imgcls_search.models import MODELS, pretrained, weights_files, weights_reading
 from imgcls_search.space.problems import plain
 
@@ -66,7 +66,7 @@ def _own(file: Path, place: str) -> AtHand:
         return _described(file, place, model, f"trained by imgcls-search, {len(about['data']['classes'])} classes")
     except CheckpointError as error:
         return _described(file, place, None, f"cannot be used: {str(error).partition(': ')[2] or error}")
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+    except (*UNWRITTEN, StopIteration):
         return _described(file, place, None, f"of some family; to use it: weights: {file}")
 
 
@@ -143,7 +143,8 @@ def _of_hub() -> Iterator[AtHand]:
 
     try:
         repositories = scan_cache_dir().repos
-    except CacheNotFound:
+    # A file in place of the cache is a ValueError.
+    except (CacheNotFound, ValueError):
         return
     models = set(_timm_names().values())
     for repository in sorted(repositories, key=lambda each: each.repo_id):

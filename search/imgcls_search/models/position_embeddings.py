@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 
 import torch
@@ -12,7 +10,7 @@ from torch.nn import functional
 
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, sides
-from imgcls_search.models.weights_reading import Tensors, contents_of
+from imgcls_search.models.weights_reading import Tensors, description_of
 
 
 def resized(
@@ -49,12 +47,11 @@ def resized(
 
 def noted_grid(path: str, wanted: str) -> tuple[int, int] | None:
     """Return the rows and columns of patches that a file of this program was trained with, None if unknown."""
-    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-        about = json.loads(contents_of(path, wanted)["about"])
-        height, width = sides(about["data"]["image_size"])
-        patch = about["config"]["model"]["vit"]["patch_size"]
-        return height // patch, width // patch
-    return None
+    known = description_of(path, wanted)
+    if known is None or known.patch_size is None:
+        return None
+    height, width = sides(known.image_size)
+    return height // known.patch_size, width // known.patch_size
 
 
 def _stretched(embeddings: Tensor, theirs: tuple[int, int], ours: tuple[int, int]) -> Tensor:

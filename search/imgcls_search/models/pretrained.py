@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from imgcls_search.models.position_embeddings import noted_grid, resized
 from imgcls_search.models.weights_reading import (
     IMAGENET,
     Tensors,
-    contents_of,
+    description_of,
     examples,
     in_timms_names,
     modernised,
@@ -110,12 +109,11 @@ def size_note(component: Component, image_size: ImageSize) -> str | None:
     if not is_file(component):
         return None
     path, wanted = f"{component.path}.weights", str(component.args["weights"])
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        size = normal(json.loads(contents_of(path, wanted)["about"])["data"]["image_size"])
-        if size != normal(image_size):
-            fitted = "; its position embeddings are interpolated" if component.name in ("vit", "timm") else ""
-            return f"{path}: {wanted}: was trained at {by(size)} pixels, the images are {by(image_size)}{fitted}"
-    return None
+    known = description_of(path, wanted)
+    if known is None or known.image_size == normal(image_size):
+        return None
+    fitted = "; its position embeddings are interpolated" if component.name in ("vit", "timm") else ""
+    return f"{path}: {wanted}: was trained at {by(known.image_size)} pixels, the images are {by(image_size)}{fitted}"
 
 
 def used_file(component: Component, model: nn.Module) -> Path | None:
@@ -153,10 +151,8 @@ def normalisation(component: Component, model: nn.Module) -> tuple[tuple[float, 
 
 
 def _noted_normalisation(path: str, wanted: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        data = json.loads(contents_of(path, wanted)["about"])["data"]
-        return tuple(data["mean"]), tuple(data["std"])
-    return None
+    known = description_of(path, wanted)
+    return None if known is None else (known.mean, known.std)
 
 
 def load_into(model: nn.Module, tensors: Tensors) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ from torch import Tensor, nn
 
 from imgcls_search import archive
 from imgcls_search.config import expand_path
-from imgcls_search.errors import CheckpointError, closest
+from imgcls_search.errors import UNWRITTEN, CheckpointError, closest
+from imgcls_search.image_size import ImageSize, normal, sides
 
 IMAGENET = "imagenet"
 """The value for weights that a library provides, instead of a file."""
@@ -69,6 +73,41 @@ def contents_of(path: str, wanted: str) -> Mapping[str, Any]:
         return read_file(file)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a file of this program says about its images and its model."""
+
+    image_size: ImageSize
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    patch_size: int | None
+    """Side of the patches of a `vit`, None for other families."""
+
+
+def description_of(path: str, wanted: str) -> Description | None:
+    """Return what a file of this program says, None for files of others; arguments are those of `contents_of`.
+
+    Raises:
+        CheckpointError: the file does not exist, contains no weights, or is damaged.
+    """
+    contents = contents_of(path, wanted)
+    try:
+        about = json.loads(contents["about"])
+        data, vit = about["data"], about["config"]["model"].get("vit")
+        found = Description(
+            image_size=normal(data["image_size"]),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            patch_size=None if vit is None else vit["patch_size"],
+        )
+        lengths = [*sides(found.image_size), 1 if vit is None else found.patch_size]
+        is_whole = all(type(length) is int and length > 0 for length in lengths)
+        is_whole = is_whole and len(found.mean) == len(found.std) and 0 < min(found.std) <= max(found.std) < math.inf
+        return found if is_whole and all(map(math.isfinite, found.mean)) else None
+    except UNWRITTEN:
+        return None
 
 
 def read_file(file: Path) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from imgcls_search.config import TrialConfig
+from imgcls_search.orchestrator.adopting import adopt
 from imgcls_search.orchestrator.backbones import BackboneFinder
 from imgcls_search.orchestrator.checkpoints import Checkpoints
 from imgcls_search.orchestrator.clock import RunClock
@@ -137,7 +138,7 @@ class Search:
         self.pretraining = PretrainingJobs(
             context=self.context, executor=self.executor, finder=self.backbones, faults=self.faults
         )
-        self.waiting = [self._adopted(trial) for trial in self.record.trials if trial.state == "running"]
+        self.waiting = adopt(self.context)
         """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
         self.meter = self.executor if isinstance(self.executor, MeteredExecutor) else None
         self.stopping: Ending | None = None
@@ -146,11 +147,6 @@ class Search:
         )
         self.heard_at: dict[int, float] = {}
         """When each trial on a worker was last heard of, on the executor's clock."""
-
-    def _adopted(self, trial: Trial) -> Trial:
-        """Return an open trial with a milestone that it can reach, as that of a damaged record may not be."""
-        trial.until = max(1, min(trial.until, trial.last_epoch(self.epochs)))
-        return trial
 
     # The loop.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from imgcls_search.config import Scalar
@@ -45,5 +46,14 @@ def _whole(text: str, base: int) -> int | float:
     # Python refuses to parse an int of more than 4,300 digits, but accepts it as a float.
     if len(text) > 80:
         return float(text) if base == 10 else float("inf")
-    number = int(text, base)
-    return number if abs(number) < _WIDEST else float(number)
+    return narrow(int(text, base))
+
+
+def narrow(number: int) -> int | float:
+    """Return a whole number, as a float if it is larger than any that is needed."""
+    if abs(number) < _WIDEST:
+        return number
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf

@@ -10,6 +10,7 @@ from typing import Any
 
 from imgcls_search.config import Scalar
 from imgcls_search.space.problems import Position, Report, join, show
+from imgcls_search.space.scalars import narrow
 from imgcls_search.space.yaml_nodes import MAX_DEPTH, MAX_NODES, ListNode, MapNode, Node, ScalarNode
 
 
@@ -60,13 +61,14 @@ class _Reading:
             plain = value
         elif isinstance(value, Integral):
             # Includes NumPy's integers.
-            plain = int(value)
-        elif isinstance(value, Real) and math.isfinite(value):
-            plain = float(value)
+            plain = narrow(int(value))
         elif isinstance(value, Real):
-            self.report.add(Position(), path, f"{value} is not a finite number")
+            plain = float(value)
         else:
             self.report.add(Position(), path, refusal(value))
+        if isinstance(plain, float) and not math.isfinite(plain):
+            self.report.add(Position(), path, f"{plain} is not a finite number")
+            plain = None
         return ScalarNode(position=Position(), value=plain, text=str(plain), quoted=isinstance(plain, str))
 
 

@@ -15,7 +15,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
-from imgcls_search.errors import StudyError
+from imgcls_search.errors import UNWRITTEN, StudyError
 from imgcls_search.study import folder_checks
 
 LOCK_SECONDS = 60.0
@@ -157,16 +157,12 @@ def explaining(database: Path | str, what: str, remedies: Remedies = _REMEDIES) 
         raise StudyError(f"{database}: cannot be {what} ({said}); {remedy.format(database)}") from error
 
 
-_NOBODY_WROTE = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
-"""Errors that values raise if no program would write their type or shape."""
-
-
 @contextmanager
 def explaining_damage(database: str) -> Iterator[None]:
     """Turn errors from corrupt values into one line: SQLite's own check covers pages, not values."""
     try:
         yield
-    except (*_NOBODY_WROTE, RecursionError) as error:
+    except UNWRITTEN as error:
         raise damaged(database, _said(error)) from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         if isinstance(error, sqlalchemy.exc.DBAPIError):

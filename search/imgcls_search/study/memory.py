@@ -55,6 +55,10 @@ class DiscardingRows:
     def read_fact(self, name: str) -> Any:
         """Return None: nobody else writes."""
 
+    def read_texts(self, trial_id: int | None = None) -> dict[str, Any]:
+        """Not called: there is no database."""
+        raise NotImplementedError
+
     def read_list(self, connection: Any, name: str) -> list[Any]:
         """Not called: there is no database."""
         raise NotImplementedError

@@ -246,6 +246,18 @@ class Rows:
             text = connection.execute(sqlalchemy.select(FACTS.c.value_json).where(mine)).scalar()
             return None if text is None else json.loads(text)
 
+    def read_texts(self, trial_id: int | None = None) -> dict[str, Any]:
+        """Return the user attributes of a trial, or of the study, as the texts that are stored, whatever they are.
+
+        Raises:
+            StudyError: the database cannot be read.
+        """
+        table, owner = (FACTS, FACTS.c.study_id) if trial_id is None else (USER, USER.c.trial_id)
+        query = sqlalchemy.select(table.c["key", "value_json"])
+        mine = query.where(owner == (self.study_id if trial_id is None else trial_id))
+        with self.access.reading(self.engine) as connection:
+            return {str(key): text for key, text in connection.execute(mine)}
+
     def read_list(self, connection: sqlalchemy.Connection, name: str) -> list[Any]:
         """Return a list that is an attribute of the study; it cannot change until the transaction ends.
 
@@ -257,7 +269,8 @@ class Rows:
         connection.execute(study.values(study_name=STUDIES.c.study_name))
         mine = (FACTS.c.study_id == self.study_id) & (FACTS.c.key == name)
         text = connection.execute(sqlalchemy.select(FACTS.c.value_json).where(mine)).scalar()
-        known = [] if text is None else json.loads(text)
+        with explaining_damage(public_name(self.engine.url)):
+            known = [] if text is None else json.loads(text)
         if not isinstance(known, list):
             raise StudyError(f"{public_name(self.engine.url)}: the study's {name!r} is damaged: not a list")
         return known

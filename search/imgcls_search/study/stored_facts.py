@@ -20,6 +20,7 @@ from imgcls_search.study.facts import (
     WeightsFact,
 )
 from imgcls_search.study.result_facts import Ablation, AutoFact, Confirmation
+from imgcls_search.study.shape import is_of
 from imgcls_search.study.writes import Writes
 
 
@@ -73,14 +74,24 @@ class StoredFacts:
             StudyError: it is missing.
         """
         if name not in self.facts:
-            engine = self.rows.engine
-            place = self.study.study_name if engine is None else database.public_name(engine.url)
-            raise database.damaged(place, f"the study's {name} is missing")
+            raise database.damaged(self._place, f"the study's {name} is missing")
         return self.facts[name]
 
+    @property
+    def _place(self) -> str:
+        """The database of the study, for messages."""
+        engine = self.rows.engine
+        return self.study.study_name if engine is None else database.public_name(engine.url)
+
     def read_requests(self) -> None:
-        """Read the requests that others have added since."""
+        """Read the requests that others have added since.
+
+        Raises:
+            StudyError: they are damaged.
+        """
         if (requests := self.rows.read_fact("requests")) is not None:
+            if not is_of(requests, list[Request]):
+                raise database.damaged(self._place, "the study's requests are not as they were written")
             self.facts["requests"] = requests
 
     def refuse_request(self, which: str, reason: str) -> None:

@@ -62,6 +62,9 @@ class Writes(Protocol):
     def read_fact(self, name: str, /) -> Any:
         """Return the current value of a fact about the study, or None if it is not set."""
 
+    def read_texts(self, trial_id: int | None = None, /) -> dict[str, Any]:
+        """Return the user attributes of a trial, or of the study, as the texts that are stored."""
+
     def read_list(self, connection: sqlalchemy.Connection, name: str, /) -> list[Any]:
         """Return a list of facts, which cannot change until the transaction of the connection ends."""
 

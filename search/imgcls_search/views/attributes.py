@@ -65,17 +65,20 @@ def _long_ones(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _read(text: str) -> Any:
-    """Parse an attribute of the page: JSON, unless it is a text or was cut off."""
+def _read(text: Any) -> Any:
+    """Parse an attribute: JSON, unless it is a text, was cut off, or is damaged."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return text
 
 
 def brief(value: Any) -> str:
     """Return a value in at most `MOST` characters."""
-    text = _words(value)
+    try:
+        text = _words(value)
+    except RecursionError:
+        text = "too many levels of values in each other"
     return text if len(text) <= MOST else f"{text[: MOST - 1]}…"
 
 
@@ -99,15 +102,16 @@ def is_address(path: str) -> bool:
 
 
 def whole(path: str, record: Record) -> bytes:
-    """Return the attributes that a path names, as JSON.
+    """Return the attributes that a path names, as JSON; one that is damaged is a text.
 
     Raises:
         KeyError: there is no such trial.
+        StudyError: the database cannot be read.
     """
     found = _ADDRESS.fullmatch(path)
     assert found is not None
     if found[1] == "study":
-        attributes: Any = record.study.user_attrs
+        stored = record.rows.read_texts()
     else:
         number = int(found[1])
         known = record.ids.get(number)
@@ -115,5 +119,5 @@ def whole(path: str, record: Record) -> bytes:
         trial_id = known if known is not None else other.id if other is not None else None
         if trial_id is None:
             raise KeyError(number)
-        attributes = record.study._storage.get_trial(trial_id).user_attrs
-    return json.dumps(attributes, indent=1).encode()
+        stored = record.rows.read_texts(trial_id)
+    return json.dumps({key: _read(text) for key, text in stored.items()}, indent=1, default=str).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import logging
 import os
 import re
 import shutil
@@ -49,6 +50,22 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
+class _Reasons(logging.Handler):
+    """Reports why optuna-dashboard cannot answer, each reason once; it would log a traceback for each request."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self.say = say
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report the first line of a message."""
+        line = record.getMessage().removeprefix("Exception: ").partition("\n")[0]
+        if line not in self.said:
+            self.said.add(line)
+            self.say(f"a page cannot be shown: {line}")
+
+
 def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str], None]) -> DashboardServer:
     """Return a server that is bound but does not serve yet; report what it cannot show.
 
@@ -58,6 +75,8 @@ def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str],
     """
     from optuna_dashboard import wsgi
 
+    logger = logging.getLogger("optuna_dashboard")
+    logger.handlers, logger.propagate = [_Reasons(say)], False
     latest = Latest(files, say)
     _write_note(latest.record, files)
     _tell_lost_pictures(files, latest.record, say)
@@ -124,6 +143,8 @@ def serving_attributes(application: Application, latest: Latest) -> Application:
             body, status = attributes.whole(path, latest.read()), "200 OK"
         except KeyError as error:
             body, status = json.dumps(f"there is no trial {error}").encode(), "404 Not Found"
+        except StudyError as error:
+            body, status = json.dumps(str(error)).encode(), "503 Service Unavailable"
         start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
 
@@ -252,10 +273,11 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
             seen.update((entry["number"], entry) for entry in page["trials"] if entry["number"] in numbers)
             if missing := set(numbers) - set(seen):
                 # The page requests only new trials, but the best ones may be older.
-                older = json.loads(ask(environ, min(missing))[2])["trials"]
+                older = json.loads(ask(environ, min(missing))[2]).get("trials", [])
                 _tell_limits(older, record)
                 seen.update((entry["number"], entry) for entry in older if entry["number"] in missing)
-            page["best_trials"] = [seen[number] for number in numbers]
+            # The database may have been damaged since the record was read.
+            page["best_trials"] = [seen[number] for number in numbers if number in seen]
             _tell_standing(page, record)
             attributes.shorten(page, record)
             # Earlier versions named no objective in studies with only one.

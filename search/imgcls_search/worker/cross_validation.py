@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from imgcls_search.data import Images, Prepared
 from imgcls_search.data.folds import places
 from imgcls_search.data.label_sets import Labels, are_several
-from imgcls_search.errors import CheckpointError
+from imgcls_search.errors import UNWRITTEN, CheckpointError
 from imgcls_search.measures import ALWAYS, SUPPORT, THRESHOLD
 from imgcls_search.probabilities import probabilities_of, sigmoid
 from imgcls_search.training import checkpoint
@@ -219,7 +219,7 @@ def read_out_of_fold(state: Mapping[str, Any], source: str) -> OutOfFold:
         kept = state[KEY]
         logits = torch.cat(list(kept["logits"])).numpy()
         labels, images, names = kept["labels"].numpy(), kept["images"].numpy(), tuple(kept["names"])
-    except (KeyError, TypeError, RuntimeError, AttributeError):
+    except (*UNWRITTEN, RuntimeError):
         raise CheckpointError(f"{source}: no out-of-fold predictions; needed: a finished trial with folds") from None
     if not len(logits) == len(labels) == len(images) == len(names):
         raise CheckpointError(f"{source}: its out-of-fold predictions are damaged")

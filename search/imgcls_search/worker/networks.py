@@ -17,13 +17,13 @@ from imgcls_search.data import (
     InputShape,
     Prepared,
 )
-from imgcls_search.errors import CheckpointError
+from imgcls_search.errors import UNWRITTEN, CheckpointError
 from imgcls_search.measures import THRESHOLD
 from imgcls_search.models import heads
 from imgcls_search.models.ensemble import Ensemble, Part
 from imgcls_search.worker.file_contents import Checkpoint
 
-_OF_OTHERS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_OF_OTHERS = (*UNWRITTEN, RuntimeError)
 """Errors that the contents of a file raise if this program would not write them."""
 
 MEMBERS = "members"
@@ -172,7 +172,7 @@ def _members(about: Mapping[str, Any]) -> tuple[Member, ...]:
 
 
 def shapes_of(state: Mapping[str, Any]) -> prune.Shapes | None:
-    """Return the changes by structured pruning in a saved network, None if there are none."""
+    """Return the changes by structured pruning in a network that `load_weights` accepts, None if there are none."""
     found: prune.Shapes | None = json.loads(state["about"]).get("shapes")
     return found
 
@@ -239,5 +239,5 @@ def _thresholds(state: Mapping[str, Any], classes: Sequence[str]) -> tuple[float
     try:
         measured = state["metrics"] if "artifact" in state else state["history"][-1]
         return tuple(float(measured[f"{THRESHOLD}:{name}"]) for name in classes)
-    except (KeyError, IndexError, TypeError, ValueError):
+    except UNWRITTEN:
         return None

@@ -21,7 +21,7 @@ from imgcls_search.data import POLICIES, Augment, Images, Prepared, augment, loa
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.features import computing, folder_beside
 from imgcls_search.data.unlabeled import Unlabeled, open_unlabeled
-from imgcls_search.errors import BuildError, CheckpointError, StoppedError
+from imgcls_search.errors import UNWRITTEN, BuildError, CheckpointError, StoppedError
 from imgcls_search.image_size import sides
 from imgcls_search.progress import Progress
 from imgcls_search.protocol import Event, Job, Notice
@@ -92,7 +92,7 @@ class PretrainingImages:
         try:
             known = json.loads(state["about"])["pretrained"]
             prints, teacher = known["prints"], known.get("teacher")
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except UNWRITTEN:
             return None, "its checkpoint is of another training"
         if prints != self.prints:
             return None, "its checkpoint was trained on other images"
@@ -373,6 +373,6 @@ def read_backbone(path: Path) -> AboutBackbone:
         TrialConfig.from_dict(about["config"]).pretraining()
         noted = {"teacher": None, "history": [], **about["pretrained"]}
         about |= {"pretrained": {name: noted[name] for name in NOTED}}
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except UNWRITTEN as error:
         raise CheckpointError(f"{path}: no weights file of a pretraining") from error
     return cast(AboutBackbone, about)

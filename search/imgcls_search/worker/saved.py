@@ -10,7 +10,7 @@ from typing import Any, cast
 from imgcls_search import digests
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
-from imgcls_search.errors import CheckpointError
+from imgcls_search.errors import UNWRITTEN, CheckpointError
 from imgcls_search.protocol import (
     CheckpointSaved,
     Event,
@@ -36,10 +36,10 @@ def _belongs_to(job: Job, state: Mapping[str, Any]) -> bool:
     # Earlier versions included the location of the images.
     try:
         config = TrialConfig.from_dict(json.loads(state["about"])["config"])
-    except (KeyError, TypeError, ValueError, AttributeError):
+        then = f"{config.digest()} {job.seed} {job.portion}"
+        return bool(known == then and config.digest_anywhere() == job.config.digest_anywhere())
+    except UNWRITTEN:
         return False
-    then = f"{config.digest()} {job.seed} {job.portion}"
-    return bool(known == then and config.digest_anywhere() == job.config.digest_anywhere())
 
 
 def read_finished(job: Job) -> list[Event] | None:
@@ -81,6 +81,7 @@ def read_checkpoint(job: Job) -> tuple[Checkpoint | None, str]:
 def _is_of_same_images(job: Job, state: Mapping[str, Any]) -> bool:
     try:
         known = Prepared.from_dict(json.loads(state["about"])["data"])
-    except (KeyError, TypeError, ValueError):
+        prints = known.prints
+    except UNWRITTEN:
         return False
-    return pipeline.has_prints(job.config, Prepared.from_dict(job.data), known.prints)
+    return pipeline.has_prints(job.config, Prepared.from_dict(job.data), prints)

@@ -14,7 +14,8 @@ from torch import nn
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.errors import CheckpointError
+from imgcls_search.errors import UNWRITTEN, CheckpointError
+from imgcls_search.jobs import finished
 from imgcls_search.jobs.export import complete_trial, is_origin
 from imgcls_search.measures import is_number, main_measure, share_of_images
 from imgcls_search.orchestrator import study_data
@@ -91,7 +92,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
             "trial.yaml, imgcls-search export trained/trial/seed-1.pt --bundle DIR"
         )
     state = checkpoint.load(weights)
-    model, config, data = networks.load_finished(state, str(weights))
+    model, config, data = finished.load_finished(state, str(weights))
     return Trained(
         weights=weights,
         model=model,
@@ -136,7 +137,7 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
         CheckpointError: the file is not a trained model of this program, or its exported network is missing.
     """
     state = checkpoint.load(weights)
-    model, config, data = networks.load_finished(state, str(weights))
+    model, config, data = finished.load_finished(state, str(weights))
     members, about = networks.read_ensemble(state, str(weights))
     if members:
         return _of_ensemble(weights, model, config, data, members, about, moved_to)
@@ -191,7 +192,7 @@ def _of_ensemble(
     try:
         study, winner, picks, metric = (about[name] for name in ("study", "winner", "picks", "metric"))
         scores = ", ".join(f"{name} {measured(metric, about['validation'][name])}" for name in ("ensemble", "winner"))
-    except (KeyError, TypeError, ValueError) as error:
+    except UNWRITTEN as error:
         raise CheckpointError(f"{weights}: not a trained model of this program ({type(error).__name__})") from error
     shown = ", ".join(f"trial {member.trial} x{member.count}" for member in members)
     return Trained(

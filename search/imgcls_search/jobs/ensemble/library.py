@@ -18,6 +18,7 @@ from imgcls_search.data import Images, Prepared, load
 from imgcls_search.errors import CheckpointError, DataError, StudyError, UserError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.image_size import by
+from imgcls_search.jobs import finished
 from imgcls_search.jobs.confirm import refuse_untrained
 from imgcls_search.jobs.export import complete_trial
 from imgcls_search.measures import CORRUPTION, sign_of
@@ -223,7 +224,7 @@ def _with_weights(files: StudyFiles, record: Record, winner: Trial) -> list[Tria
 def _read(files: StudyFiles, trial: Trial) -> _Saved:
     path = files.checkpoint(trial.number)
     state = checkpoint.load(path)
-    _, config, data = networks.load_finished(state, str(path))
+    _, config, data = finished.load_finished(state, str(path))
     return _Saved(config=config, data=data, shapes=networks.shapes_of(state))
 
 

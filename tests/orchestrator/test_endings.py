@@ -30,6 +30,7 @@ from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.outlook import outlook
 from imgcls_search.trial import SIZES, Candidate, Trial
+from optuna.distributions import CategoricalDistribution
 
 from tests.strategy.test_strategy import trial
 
@@ -51,8 +52,11 @@ def context(folder: Path, study: str, *trials: Trial) -> SearchContext:
 def running(number: int, *accuracies: float) -> Trial:
     made = trial(number, *accuracies, state="running")
     made.until = made.judged
-    config = parse(f"{SPACE}study: {{name: s}}", catalog(), source="x.yaml").first()
-    made.candidate, made.sizes = Candidate(params={}, distributions={}, config=config), dict.fromkeys(SIZES, 1.0)
+    params = {"model.lenet5.width": 0.5}
+    config = parse(f"{SPACE}study: {{name: s}}", catalog(), source="x.yaml").config_of(params)
+    drawn_from = {"model.lenet5.width": CategoricalDistribution((0.5, 1))}
+    made.candidate = Candidate(params=params, distributions=drawn_from, config=config)
+    made.sizes = dict.fromkeys(SIZES, 1.0)
     return made
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from imgcls_search.jobs.replay import Steps
 from imgcls_search.orchestrator import tracking
-from imgcls_search.orchestrator.tracking import Telling, TrackerProcess, close
+from imgcls_search.orchestrator.tracking import TrackedWatcher, TrackerProcess, close
 from imgcls_search.trackers.messages import End, EpochMeasured, Message, TrialBegan, TrialEnded
 
 from tests.orchestrator.test_endings import context, running
@@ -35,10 +35,10 @@ def test_each_trial_epoch_and_end_is_told_once(tmp_path: Path) -> None:
     there = context(tmp_path, "trials: 2", first)
     mine, theirs = tracker()
     first.epochs[0] |= {"recall:cat": 0.5, "recall:dog": 0.6}
-    telling = Telling(Steps(), [mine], ("accuracy", "recall:dog"))
+    watcher_tracked = TrackedWatcher(Steps(), [mine], ("accuracy", "recall:dog"))
     record = there.record
-    telling.tell(record)
-    telling.tell(record)
+    watcher_tracked.tell(record)
+    watcher_tracked.tell(record)
     record.add(second)
     record.add_epoch(first, {"epoch": 2.0, "accuracy": 0.4, "seconds": 1.0})
     picture = there.files.pictures / "key"
@@ -47,10 +47,10 @@ def test_each_trial_epoch_and_end_is_told_once(tmp_path: Path) -> None:
     (picture.parent / "link").symlink_to(picture)
     first.pictures = {"key": "matrix.png", "gone": "curves.png", "link": "link.png"}
     record.complete(first, [0.4])
-    telling.tell(record)
+    watcher_tracked.tell(record)
     record.prune(second, "too low")
-    telling.tell(record)
-    telling.tell(record)
+    watcher_tracked.tell(record)
+    watcher_tracked.tell(record)
     mine.tell(End())
     messages = told(theirs)
     seen = [(type(each).__name__, getattr(each, "trial", None)) for each in messages]

@@ -13,7 +13,7 @@ from imgcls_search.orchestrator import tracking
 from imgcls_search.orchestrator.tracking import Telling, TrackerProcess, close
 from imgcls_search.trackers.messages import End, EpochMeasured, Message, TrialBegan, TrialEnded
 
-from tests.orchestrator.test_endings import context, running
+from tests.orchestrator.test_endings import context, in_memory, running
 
 
 def tracker() -> tuple[TrackerProcess, Connection]:
@@ -109,7 +109,7 @@ def test_all_trackers_together_get_the_time_of_one(monkeypatch: pytest.MonkeyPat
 
 
 def test_identity_of_a_study_stays(tmp_path: Path) -> None:
-    there = context(tmp_path, "trials: 1, objectives: {loss: minimize, params: minimize}")
+    there = in_memory(tmp_path, "trials: 1, objectives: {loss: minimize, params: minimize}")
     first = tracking._identity(there.record)
     assert len(first) == 12
     assert tracking._identity(there.record) == first

@@ -25,14 +25,16 @@ from imgcls_search.orchestrator.milestones import Milestones
 from imgcls_search.protocol import Event, Failed, FailureKind, Notice, WorkerDied
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.closing import RemainingBudget
+from imgcls_search.strategy.draws import fixed_candidate
 from imgcls_search.strategy.pruners import make_pruner
+from imgcls_search.strategy.view import View
 from imgcls_search.study import endings
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 from imgcls_search.study.outlook import outlook
 from imgcls_search.study.record import Record
-from imgcls_search.trial import SIZES, Candidate, Trial
+from imgcls_search.trial import SIZES, Trial
 
 from tests.strategy.test_strategy import trial
 
@@ -40,7 +42,8 @@ SPACE = "model: {lenet5: {width: {choice: [0.5, 1]}}}\ntraining: {epochs: 4}\n"
 
 
 CATALOG = catalog()
-CONFIG = parse(f"{SPACE}study: {{name: s}}", CATALOG, source="x.yaml").first()
+PARSED = parse(f"{SPACE}study: {{name: s}}", CATALOG, source="x.yaml")
+CANDIDATE = fixed_candidate(View(PARSED, [], [], 0), {"model.lenet5.width": 0.5})
 
 
 def context(folder: Path, study: str, *trials: Trial) -> SearchContext:
@@ -57,7 +60,7 @@ def in_memory(folder: Path, study: str, *trials: Trial) -> SearchContext:
     space = parse(f"{SPACE}study: {{name: s, {study}}}\n", CATALOG, source="x.yaml")
     files = StudyFiles(folder, "s")
     files.folder.mkdir(parents=True)
-    return _context(space, files, unwritten_record("s", space.objectives), trials)
+    return _context(space, files, record_in_memory("s", space.objectives), trials)
 
 
 def _context(space: Space, files: StudyFiles, record: Record, trials: Sequence[Trial]) -> SearchContext:
@@ -70,7 +73,7 @@ def _context(space: Space, files: StudyFiles, record: Record, trials: Sequence[T
 def running(number: int, *accuracies: float) -> Trial:
     made = trial(number, *accuracies, state="running")
     made.until = made.judged
-    made.candidate, made.sizes = Candidate(params={}, distributions={}, config=CONFIG), dict.fromkeys(SIZES, 1.0)
+    made.candidate, made.sizes = CANDIDATE, dict.fromkeys(SIZES, 1.0)
     return made
 
 

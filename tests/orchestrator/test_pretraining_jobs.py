@@ -15,7 +15,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import StudyError
 from imgcls_search.executors.replay import ReplayExecutor
-from imgcls_search.orchestrator.backbones import IN_USE_SECONDS, Backbone, Store
+from imgcls_search.orchestrator.backbones import IN_USE_SECONDS, Backbone, BackboneStore
 from imgcls_search.orchestrator.pretraining_jobs import FIRST_NUMBER, PretrainingJobs
 from imgcls_search.protocol import (
     CheckpointSaved,
@@ -137,17 +137,17 @@ def test_progress_is_noted_at_its_beginning_and_every_five_seconds(tmp_path: Pat
     assert said == ["pretraining lenet5 (simclr, 4 epochs); trial - waits"]
     executor.now = 100.0
     history = [{"epoch": 1.0, "seconds": 2.0}, {"epoch": 2.0, "seconds": 3.0}]
-    jobs.takes(Started(trial=FIRST_NUMBER, history=history))
+    jobs.handles(Started(trial=FIRST_NUMBER, history=history))
     assert said[-1] == "pretraining lenet5 (simclr, 4 epochs): resumes after epoch 2"
     assert (known(jobs)["state"], known(jobs)["epoch"], known(jobs)["seconds"]) == ("making", 2, 5.0)
     executor.now = 104.9
-    jobs.takes(EpochEnded(trial=FIRST_NUMBER, metrics={"epoch": 3.0, "seconds": 4.0}))
+    jobs.handles(EpochEnded(trial=FIRST_NUMBER, metrics={"epoch": 3.0, "seconds": 4.0}))
     assert known(jobs)["epoch"] == 2
     executor.now = 105.0
-    jobs.takes(EpochEnded(trial=FIRST_NUMBER, metrics={"epoch": 4.0, "seconds": 4.0}))
+    jobs.handles(EpochEnded(trial=FIRST_NUMBER, metrics={"epoch": 4.0, "seconds": 4.0}))
     assert (known(jobs)["epoch"], known(jobs)["seconds"]) == (4, 13.0)
     jobs.store.path(KEY).write_text("weights")
-    jobs.takes(MilestoneReached(trial=FIRST_NUMBER))
+    jobs.handles(MilestoneReached(trial=FIRST_NUMBER))
     assert (known(jobs)["state"], known(jobs)["sha256"]) == ("made", digests.of_text("weights"))
     assert said[-1] == "pretraining lenet5 (simclr, 4 epochs): done, its epochs took 13 s"
     assert not jobs.is_busy(stopping=False)
@@ -159,20 +159,20 @@ def test_progress_is_noted_at_its_beginning_and_every_five_seconds(tmp_path: Pat
 
 def test_first_start_is_no_resumption_and_a_dropped_state_is_said(tmp_path: Path) -> None:
     jobs, said = making(tmp_path, "retries: 2")
-    jobs.takes(Started(trial=FIRST_NUMBER, history=[]))
+    jobs.handles(Started(trial=FIRST_NUMBER, history=[]))
     assert len(said) == 1
-    jobs.takes(Started(trial=FIRST_NUMBER, history=[], dropped="its state is damaged"))
+    jobs.handles(Started(trial=FIRST_NUMBER, history=[], dropped="its state is damaged"))
     assert said[1:] == ["pretraining lenet5 (simclr, 4 epochs): its state is damaged; it starts over"]
 
 
 def test_events_of_trials_are_not_those_of_pretrainings(tmp_path: Path) -> None:
     jobs, _ = making(tmp_path, "retries: 2")
-    assert not jobs.takes(Stopped(trial=0))
-    assert not jobs.takes(Stopped(trial=FIRST_NUMBER + 1))
+    assert not jobs.handles(Stopped(trial=0))
+    assert not jobs.handles(Stopped(trial=FIRST_NUMBER + 1))
     # One that was given up may still be heard of.
-    assert jobs.takes(Stopped(trial=FIRST_NUMBER - 1))
+    assert jobs.handles(Stopped(trial=FIRST_NUMBER - 1))
     assert jobs.is_busy(stopping=True)
-    jobs.takes(Stopped(trial=FIRST_NUMBER))
+    jobs.handles(Stopped(trial=FIRST_NUMBER))
     assert not jobs.is_busy(stopping=True)
     executor = noting(jobs)
     assert jobs.start_one()
@@ -184,7 +184,7 @@ def test_silent_pretraining_is_killed_and_a_stopped_one_is_left_alone(tmp_path: 
     jobs, _ = making(tmp_path, "epoch_timeout: 10")
     executor = noting(jobs)
     executor.now = 5.0
-    jobs.takes(Notice(trial=FIRST_NUMBER, text="alive"))
+    jobs.handles(Notice(trial=FIRST_NUMBER, text="alive"))
     executor.now = 15.0
     jobs.enforce_time_limit()
     assert executor.asked == []
@@ -193,7 +193,7 @@ def test_silent_pretraining_is_killed_and_a_stopped_one_is_left_alone(tmp_path: 
     assert executor.asked == [("kill", FIRST_NUMBER, "an epoch took longer than study.epoch_timeout: 10 s")]
     jobs.stop()
     assert executor.asked[1:] == [("stop", FIRST_NUMBER)]
-    jobs.takes(Stopped(trial=FIRST_NUMBER))
+    jobs.handles(Stopped(trial=FIRST_NUMBER))
     jobs.enforce_time_limit()
     jobs.stop()
     assert len(executor.asked) == 2
@@ -202,8 +202,8 @@ def test_silent_pretraining_is_killed_and_a_stopped_one_is_left_alone(tmp_path: 
 def test_failure_is_kept_with_its_reason_and_a_full_disk_ends_the_search(tmp_path: Path) -> None:
     jobs, said = making(tmp_path, "retries: 2")
     with pytest.raises(StudyError, match=r"pretraining lenet5 \(simclr, 4 epochs\): no space left"):
-        jobs.takes(Failed(trial=FIRST_NUMBER, kind="disk", reason="no space left"))
-    jobs.takes(Failed(trial=FIRST_NUMBER, kind="diverged", reason="loss is nan"))
+        jobs.handles(Failed(trial=FIRST_NUMBER, kind="disk", reason="no space left"))
+    jobs.handles(Failed(trial=FIRST_NUMBER, kind="diverged", reason="loss is nan"))
     assert jobs.failed == {KEY: "loss is nan"}
     assert (known(jobs)["state"], known(jobs)["reason"]) == ("failed", "loss is nan")
     assert said[-1].endswith(f"failed: loss is nan (log: {jobs.store.log(KEY)})")
@@ -214,7 +214,7 @@ def test_network_that_another_process_makes_is_waited_for_and_then_used(tmp_path
     jobs, said = making(tmp_path, "retries: 2")
     first = jobs.making[FIRST_NUMBER].backbone
     other = replace(first, key="other")
-    lock = Store(tmp_path).taken("other")
+    lock = BackboneStore(tmp_path).taken("other")
     assert lock is not None
     jobs.wanted["other"] = other
     for _ in range(2):
@@ -236,13 +236,13 @@ def test_network_that_another_process_makes_is_waited_for_and_then_used(tmp_path
 @pytest.mark.parametrize(("workers", "most"), [(1, 4), (2, 4), (3, 6)])
 def test_few_trials_wait_for_networks_at_a_time(workers: int, most: int, tmp_path: Path) -> None:
     jobs, _ = making(tmp_path, "retries: 2")
-    jobs.takes(Stopped(trial=FIRST_NUMBER))
+    jobs.handles(Stopped(trial=FIRST_NUMBER))
     while jobs.may_draw(workers):
-        jobs.resting.append(running(len(jobs.resting), 0.1))
-    assert len(jobs.resting) == most
+        jobs.waiting.append(running(len(jobs.waiting), 0.1))
+    assert len(jobs.waiting) == most
     assert jobs.is_busy(stopping=False)
     assert not jobs.is_busy(stopping=True)
     # Nothing is pretrained here, so that none has to wait; what has ended meanwhile is forgotten.
-    jobs.resting[0].state = "fail"
+    jobs.waiting[0].state = "fail"
     assert [each.number for each in jobs.released()] == list(range(1, most))
-    assert jobs.resting == []
+    assert jobs.waiting == []

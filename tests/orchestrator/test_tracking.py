@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from imgcls_search.jobs.replay import Steps
 from imgcls_search.orchestrator import tracking
-from imgcls_search.orchestrator.tracking import Telling, TrackerProcess, close
+from imgcls_search.orchestrator.tracking import TrackedWatcher, TrackerProcess, close
 from imgcls_search.trackers.messages import End, EpochMeasured, Message, TrialBegan, TrialEnded
 
 from tests.orchestrator.test_endings import context, in_memory, running
@@ -35,7 +35,7 @@ def test_each_trial_epoch_and_end_is_told_once(tmp_path: Path) -> None:
     there = context(tmp_path, "trials: 2", first)
     mine, theirs = tracker()
     first.epochs[0] |= {"recall:cat": 0.5, "recall:dog": 0.6}
-    telling = Telling(Steps(), [mine], ("accuracy", "recall:dog"))
+    telling = TrackedWatcher(Steps(), [mine], ("accuracy", "recall:dog"))
     record = there.record
     telling.tell(record)
     telling.tell(record)

@@ -15,7 +15,7 @@ from imgcls_search.errors import BuildError
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.signature import build
 from imgcls_search.space import Space, parse, read_space
-from imgcls_search.strategy.curves import CANDIDATES, NEIGHBOURS, STEP, CurveSampler, _few, _standing
+from imgcls_search.strategy.curves import CANDIDATES, NEIGHBOURS, STEP, CurveSampler, _few, _sort_key
 from imgcls_search.strategy.draws import draw_evenly, draw_random, fixed_candidate
 from imgcls_search.strategy.earlier import EarlierStudy, EarlierTrial, Knowledge
 from imgcls_search.strategy.encoding import Encoding
@@ -344,11 +344,11 @@ def test_of_many_trials_the_best_and_some_others_are_learned_from(monkeypatch: p
 
 
 def test_open_trial_stands_where_it_was_judged_and_an_ended_one_where_it_last_had_a_value() -> None:
-    assert _standing(trial(1, 0.1, 0.2, 0.3, state="running", judged=2), 1, 9) == (-2, -0.2, 1)
-    assert _standing(trial(1, 0.1, 0.2, 0.3, state="running", judged=0), 1, 9) is None
-    assert _standing(trial(1, 0.1, 0.2, 0.3, state="pruned", judged=1), -1, 9) == (-3, 0.3, 1)
-    assert _standing(trial(1, 0.1, float("nan"), state="pruned"), 1, 9) is None
-    assert _standing(trial(1, state="fail"), 1, 9) is None
+    assert _sort_key(trial(1, 0.1, 0.2, 0.3, state="running", judged=2), 1, 9) == (-2, -0.2, 1)
+    assert _sort_key(trial(1, 0.1, 0.2, 0.3, state="running", judged=0), 1, 9) is None
+    assert _sort_key(trial(1, 0.1, 0.2, 0.3, state="pruned", judged=1), -1, 9) == (-3, 0.3, 1)
+    assert _sort_key(trial(1, 0.1, float("nan"), state="pruned"), 1, 9) is None
+    assert _sort_key(trial(1, state="fail"), 1, 9) is None
 
 
 class Compared:

@@ -17,8 +17,8 @@ from imgcls_search.strategy.earlier import (
     SPARE,
     EarlierStudy,
     EarlierTrial,
-    Expectation,
     Knowledge,
+    StudyPredictor,
     normal_scores,
 )
 from imgcls_search.strategy.encoding import Encoding
@@ -101,7 +101,7 @@ def test_normal_scores_are_quantiles_of_the_ranks() -> None:
 def test_expectations_are_those_of_a_gaussian_process() -> None:
     """scikit-learn's, of the same kernel, with the noise of ranks."""
     encoding, given = Encoding(space()), study(count=30)
-    found = Expectation(encoding, given)
+    found = StudyPredictor(encoding, given)
     rows = encoding.rows([trial.settings for trial in given.trials])
     scores = normal_scores([(trial.reached, trial.value) for trial in given.trials])
     # Two numbers and a column for each of two choices.

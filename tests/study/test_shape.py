@@ -12,7 +12,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.space import parse
 from imgcls_search.study import shape
 from imgcls_search.study.foreign_trials import ForeignTrial
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Rejection, Trial
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -23,7 +23,7 @@ SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS
 
 
 def record() -> Record:
-    made = unwritten_record("s", SPACE.objectives)
+    made = record_in_memory("s", SPACE.objectives)
     made.trials = simulation.make_trials(SPACE, 3)
     return made
 

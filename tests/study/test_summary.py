@@ -12,9 +12,9 @@ from imgcls_search.space import parse
 from imgcls_search.study import best
 from imgcls_search.study.facts import KnownBackbone
 from imgcls_search.study.foreign_trials import ForeignTrial
-from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.memory import record_in_memory
 from imgcls_search.study.record import Record
-from imgcls_search.study.summary import describe, pretraining_lines, stands_with_pretraining, summarise
+from imgcls_search.study.summary import describe, pretraining_lines, state_in_words, summarise
 from imgcls_search.trial import Rejection
 
 from scripts.bench import simulation
@@ -27,7 +27,7 @@ TWO = parse(
 
 
 def record_of(count: int, objectives: Any = SPACE.objectives) -> Record:
-    made = unwritten_record("s", objectives)
+    made = record_in_memory("s", objectives)
     made.trials = simulation.make_trials(SPACE, count)
     for trial in made.trials:
         trial.values = (0.1 * (1 + trial.number), *(1.0 + trial.number for _ in objectives[1:]))
@@ -102,7 +102,7 @@ def test_pretrainings_are_told_one_by_one_while_they_are_made() -> None:
     assert pretraining_lines({}, "running") == []
     made = record_of(1)
     made.facts["backbones"] = {"a": MAKING}
-    assert stands_with_pretraining(summarise(made)).endswith("; pretraining vit (simclr): interrupted at epoch 3/20")
+    assert state_in_words(summarise(made)).endswith("; pretraining vit (simclr): interrupted at epoch 3/20")
 
 
 def test_ties_go_to_the_smaller_model_and_then_to_the_earlier_trial() -> None:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from imgcls_search import own_code
-from imgcls_search.catalog import catalog
 from imgcls_search.errors import UserError
 from imgcls_search.orchestrator import code_used
 from imgcls_search.space import Space, parse
 
-from tests.orchestrator.test_endings import context
+from tests.orchestrator.test_endings import CATALOG, in_memory
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 
@@ -31,7 +30,7 @@ def test_references_are_found_wherever_a_choice_may_name_them() -> None:
 
 
 def test_each_change_of_a_source_is_said_once_and_kept_in_order(tmp_path: Path) -> None:
-    record = context(tmp_path, "trials: 1").record
+    record = in_memory(tmp_path, "trials: 1").record
     assert list(code_used.note(record, {"nets:small": ONE})) == []
     assert record.facts["code"] == {"nets:small": {"sha256": ONE, "changed": []}}
     (line,) = code_used.note(record, {"nets:small": TWO, "nets:large": ONE})
@@ -74,7 +73,7 @@ def nets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def space(custom: str) -> Space:
-    return parse(f"model: {{custom: {{{custom}}}}}\ntraining: {{epochs: 1}}\n", catalog(), source="s.yaml")
+    return parse(f"model: {{custom: {{{custom}}}}}\ntraining: {{epochs: 1}}\n", CATALOG, source="s.yaml")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_argument_without_a_default_must_be_given(nets: str) -> None:
 def test_function_that_is_gone_is_one_line(nets: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"s\.yaml:1:\d+: model\.custom\.function: .*nowhere"):
         code_used.refuse_unfit(space("function: nowhere_at_all:small"))
-    record = context(tmp_path, "trials: 1").record
+    record = in_memory(tmp_path, "trials: 1").record
     assert code_used.of_record(record) == []
     list(code_used.note(record, {nets: ONE, "nowhere_at_all:small": ONE}))
     changed, gone = code_used.of_record(record)

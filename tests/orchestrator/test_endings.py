@@ -6,6 +6,7 @@ import math
 import re
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,27 +23,47 @@ from imgcls_search.orchestrator.endings import SAVING_SECONDS, Deadline, note_ru
 from imgcls_search.orchestrator.faults import Faults, more_parts
 from imgcls_search.orchestrator.milestones import Milestones
 from imgcls_search.protocol import Event, Failed, FailureKind, Notice, WorkerDied
-from imgcls_search.space import parse
+from imgcls_search.space import Space, parse
 from imgcls_search.strategy.closing import RemainingBudget
+from imgcls_search.strategy.draws import fixed_candidate
 from imgcls_search.strategy.pruners import make_pruner
+from imgcls_search.strategy.view import View
 from imgcls_search.study import endings
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.memory import record_in_memory
 from imgcls_search.study.outlook import outlook
-from imgcls_search.trial import SIZES, Candidate, Trial
-from optuna.distributions import CategoricalDistribution
+from imgcls_search.study.record import Record
+from imgcls_search.trial import SIZES, Trial
 
 from tests.strategy.test_strategy import trial
 
 SPACE = "model: {lenet5: {width: {choice: [0.5, 1]}}}\ntraining: {epochs: 4}\n"
 
 
+CATALOG = catalog()
+PARSED = parse(f"{SPACE}study: {{name: s}}", CATALOG, source="x.yaml")
+CANDIDATE = fixed_candidate(View(PARSED, [], [], 0), {"model.lenet5.width": 0.5})
+
+
 def context(folder: Path, study: str, *trials: Trial) -> SearchContext:
     """A study on the disk with these trials, each running until `end` says otherwise."""
-    space = parse(f"{SPACE}study: {{name: s, {study}}}\n", catalog(), source="x.yaml")
+    space = parse(f"{SPACE}study: {{name: s, {study}}}\n", CATALOG, source="x.yaml")
     files = StudyFiles(folder, "s")
     files.make()
     record = records.create(files, space.objectives, {"space": records.to_json(space.document)})
+    return _context(space, files, record, trials)
+
+
+def in_memory(folder: Path, study: str, *trials: Trial) -> SearchContext:
+    """The same without its database, which takes longer than most tests."""
+    space = parse(f"{SPACE}study: {{name: s, {study}}}\n", CATALOG, source="x.yaml")
+    files = StudyFiles(folder, "s")
+    files.folder.mkdir(parents=True)
+    return _context(space, files, record_in_memory("s", space.objectives), trials)
+
+
+def _context(space: Space, files: StudyFiles, record: Record, trials: Sequence[Trial]) -> SearchContext:
     for made in trials:
         record.add(made)
     said: list[str] = []
@@ -52,11 +73,7 @@ def context(folder: Path, study: str, *trials: Trial) -> SearchContext:
 def running(number: int, *accuracies: float) -> Trial:
     made = trial(number, *accuracies, state="running")
     made.until = made.judged
-    params = {"model.lenet5.width": 0.5}
-    config = parse(f"{SPACE}study: {{name: s}}", catalog(), source="x.yaml").config_of(params)
-    drawn_from = {"model.lenet5.width": CategoricalDistribution((0.5, 1))}
-    made.candidate = Candidate(params=params, distributions=drawn_from, config=config)
-    made.sizes = dict.fromkeys(SIZES, 1.0)
+    made.candidate, made.sizes = CANDIDATE, dict.fromkeys(SIZES, 1.0)
     return made
 
 
@@ -74,14 +91,14 @@ def running(number: int, *accuracies: float) -> Trial:
 def test_target_is_reached_by_what_is_within_the_limits(
     values: tuple[float, ...], over: dict[str, float], expected: str | None, tmp_path: Path
 ) -> None:
-    there = context(tmp_path, "target: 0.8", running(0, 0.9))
+    there = in_memory(tmp_path, "target: 0.8", running(0, 0.9))
     assert reached_end(there, 0) is None
     there.record.complete(there.record.trials[0], values, over)
     assert reached_end(there, 0) == expected
 
 
 def test_target_of_a_minimized_objective_is_reached_from_above(tmp_path: Path) -> None:
-    there = context(tmp_path, "target: 0.3, objectives: {loss: minimize}", running(0, 0.9))
+    there = in_memory(tmp_path, "target: 0.3, objectives: {loss: minimize}", running(0, 0.9))
     there.record.complete(there.record.trials[0], (0.31,))
     assert reached_end(there, 0) is None
     there.record.trials[0].values = (0.3,)
@@ -89,7 +106,7 @@ def test_target_of_a_minimized_objective_is_reached_from_above(tmp_path: Path) -
 
 
 def test_time_and_epochs_end_a_search_when_they_are_spent(tmp_path: Path) -> None:
-    there = context(tmp_path, "timeout: 60, max_epochs: 5", running(0, 0.1, 0.2), running(1, 0.1, 0.2))
+    there = in_memory(tmp_path, "timeout: 60, max_epochs: 5", running(0, 0.1, 0.2), running(1, 0.1, 0.2))
     assert reached_end(there, 60.0) is None
     assert reached_end(there, 60.1) == "timeout"
     there.record.add_epoch(there.record.trials[0], {"epoch": 3.0, "accuracy": 0.1, "seconds": 1.0})
@@ -98,7 +115,7 @@ def test_time_and_epochs_end_a_search_when_they_are_spent(tmp_path: Path) -> Non
 
 def test_small_gain_ends_a_search(tmp_path: Path) -> None:
     trials = [running(number, 0.5 + 0.01 * number) for number in range(20)]
-    there = context(tmp_path, "trials: 100", *trials)
+    there = in_memory(tmp_path, "trials: 100", *trials)
     for each in trials:
         there.record.complete(each, [each.value_at(1)])
     found = outlook(there.record)
@@ -173,7 +190,7 @@ def clock(there: SearchContext, deadline: Deadline | None = None) -> tuple[RunCl
 
 
 def test_clock_counts_this_call_and_how_long_it_waited(tmp_path: Path) -> None:
-    found, executor = clock(context(tmp_path, "timeout: 60"))
+    found, executor = clock(in_memory(tmp_path, "timeout: 60"))
     assert found.seconds() == 0
     assert found.listen(1.0) == Notice(trial=0, text="one")
     executor.now += 3
@@ -186,14 +203,14 @@ def test_clock_counts_this_call_and_how_long_it_waited(tmp_path: Path) -> None:
     [("trials: 1", None, math.inf), ("trials: 1", 130.0, 30), ("timeout: 20", 130.0, 20), ("timeout: 40", 130.0, 30)],
 )
 def test_nearer_of_timeout_and_deadline_counts(study: str, deadline: float | None, left: float, tmp_path: Path) -> None:
-    found, executor = clock(context(tmp_path, study), None if deadline is None else lambda record: deadline)
+    found, executor = clock(in_memory(tmp_path, study), None if deadline is None else lambda record: deadline)
     assert found.seconds_left() == left
     executor.now += 4
     assert found.seconds_left() == left - 4
 
 
 def test_workers_that_save_too_long_at_a_deadline_are_left(tmp_path: Path) -> None:
-    there = context(tmp_path, "trials: 1")
+    there = in_memory(tmp_path, "trials: 1")
     found, executor = clock(there, lambda record: 105.0)
     executor.now = 110.0
     found.note_stop()
@@ -212,7 +229,7 @@ def test_workers_that_save_too_long_at_a_deadline_are_left(tmp_path: Path) -> No
 def test_budget_is_what_running_trials_leave_of_it(tmp_path: Path) -> None:
     first, second = running(0, 0.1, 0.2), running(1, 0.1)
     first.until = 4
-    there = context(tmp_path, "max_epochs: 10", first, second)
+    there = in_memory(tmp_path, "max_epochs: 10", first, second)
     found, _ = clock(there)
     # Three are trained, and the first will train two more.
     assert found.remaining_budget([first]) == RemainingBudget(epochs=5, seconds=math.inf)
@@ -223,7 +240,7 @@ def test_budget_is_what_running_trials_leave_of_it(tmp_path: Path) -> None:
 
 
 def test_half_written_files_of_killed_workers_are_deleted(tmp_path: Path) -> None:
-    there = context(tmp_path, "trials: 1")
+    there = in_memory(tmp_path, "trials: 1")
     kept = checkpoint(there, 0, 0.001)
     there.files.pictures.mkdir(parents=True)
     drafts = [folder / f".x{atomic.SUFFIX}" for folder in (kept.parent, there.files.pictures)]
@@ -315,7 +332,7 @@ def test_death_for_want_of_memory_halves_the_batch_and_counts_as_no_death(tmp_pa
 
 
 def test_trial_out_of_time_is_told_from_one_that_is_not(tmp_path: Path) -> None:
-    there = context(tmp_path, "trial_timeout: 5, epoch_timeout: 3", running(0, 0.1, 0.2))
+    there = in_memory(tmp_path, "trial_timeout: 5, epoch_timeout: 3", running(0, 0.1, 0.2))
     decide, mine = faults(there), there.record.trials[0]
     # Two epochs took a second each.
     assert decide.over_trial_time(mine, 3.0) is None
@@ -326,7 +343,7 @@ def test_trial_out_of_time_is_told_from_one_that_is_not(tmp_path: Path) -> None:
 
 def test_three_failures_of_one_kind_in_a_row_stop_a_search(tmp_path: Path) -> None:
     trials = [running(number, 0.1) for number in range(8)]
-    there = context(tmp_path, "trials: 8", *trials)
+    there = in_memory(tmp_path, "trials: 8", *trials)
     decide = faults(there)
 
     def fail(number: int, reason: str, kind: FailureKind = "error") -> None:
@@ -343,7 +360,7 @@ def test_three_failures_of_one_kind_in_a_row_stop_a_search(tmp_path: Path) -> No
 
 
 def test_mistake_that_every_trial_would_meet_stops_a_search_at_once(tmp_path: Path) -> None:
-    there = context(tmp_path, "trials: 8", running(0, 0.1), running(1, 0.1))
+    there = in_memory(tmp_path, "trials: 8", running(0, 0.1), running(1, 0.1))
     decide, (first, second) = faults(there), there.record.trials
     assert not decide.take_failure(first, Failed(trial=0, kind="diverged", reason="loss is nan"))
     assert (first.state, first.reason, first.troubles) == ("pruned", "loss is nan", ["loss is nan"])
@@ -355,7 +372,7 @@ def test_mistake_that_every_trial_would_meet_stops_a_search_at_once(tmp_path: Pa
 def test_batches_are_halved_down_to_two_images(tmp_path: Path) -> None:
     assert [more_parts(4, parts) for parts in (1, 2)] == [2, None]
     assert more_parts(3, 1) is None
-    there = context(tmp_path, "trials: 1, retries: 0", running(0, 0.1))
+    there = in_memory(tmp_path, "trials: 1, retries: 0", running(0, 0.1))
     decide, mine = faults(there), there.record.trials[0]
     said: list[str] = []
     decide.say = said.append
@@ -383,7 +400,7 @@ def test_milestone_completes_pauses_prunes_or_continues(
     pruner: str, shown: tuple[float, ...], expected: tuple[str, int, int, str | None], tmp_path: Path
 ) -> None:
     others = [running(number, 0.1, 0.5) for number in range(1, 4)]
-    there = context(tmp_path, f"pruner: {pruner}", running(0, *shown), *others)
+    there = in_memory(tmp_path, f"pruner: {pruner}", running(0, *shown), *others)
     mine = there.record.trials[0]
     mine.judged, mine.until = 0, len(shown)
     built = make_pruner(there.space.pruner, there.space.first(), 1)
@@ -396,7 +413,7 @@ def test_milestone_completes_pauses_prunes_or_continues(
 
 
 def test_outcome_is_that_of_the_last_epoch_with_the_excess_over_measured_limits(tmp_path: Path) -> None:
-    there = context(tmp_path, "objectives: {accuracy: maximize, params: minimize}", running(0, 0.1, 0.3))
+    there = in_memory(tmp_path, "objectives: {accuracy: maximize, params: minimize}", running(0, 0.1, 0.3))
     mine = there.record.trials[0]
     assert there.sign == 1
     assert there.epochs == 4

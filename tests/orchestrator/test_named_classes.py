@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from imgcls_search.catalog import catalog
 from imgcls_search.errors import UserError
 from imgcls_search.orchestrator import named_classes, named_metrics
 from imgcls_search.space import Space, parse
+
+from tests.orchestrator.test_endings import CATALOG
 
 CLASSES = ("cat", "dog", "emu")
 BASE = "data: {folder: {root: photos}}\nmodel: {lenet5: {}}\ntraining: {epochs: 1}\n"
 
 
 def space(text: str) -> Space:
-    return parse(BASE + text, catalog(), source="s.yaml")
+    return parse(BASE + text, CATALOG, source="s.yaml")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_metrics_that_labels_leave_without_a_value_are_refused(text: str, labels
     several = labels.ndim == 2
     seen = set(np.nonzero(labels)[1].tolist()) if several else set(labels.tolist())
     base = BASE.replace("{folder: {root: photos}}", "{digits: {}}") if "data:" in text else BASE
-    written = parse((base if "data:" not in text else base.partition("\n")[2]) + text, catalog(), source="s.yaml")
+    written = parse((base if "data:" not in text else base.partition("\n")[2]) + text, CATALOG, source="s.yaml")
     if said is None:
         named_metrics.refuse_undefined(written, CLASSES, seen, labels)
     else:

@@ -31,7 +31,7 @@ from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.worker import pipeline
 
-from tests.orchestrator.test_endings import context, faults, running
+from tests.orchestrator.test_endings import faults, in_memory, running
 from tests.orchestrator.test_search import Noting
 
 BASE = "data: {digits: {max_train: 50}}\nimage: {size: 8, channels: 1}\nmodel: {lenet5: {}}\n"
@@ -52,7 +52,7 @@ def making(folder: Path, settings: str, pretrain: str = SIMCLR) -> tuple[Pretrai
     config = parse(f"{BASE}pretrain: {{{pretrain}}}\n", catalog(), source="x").config().pretraining()
     data = pipeline.prepare_data(config, folder / ".images")
     said: list[str] = []
-    there = replace(context(folder, settings), say=said.append)
+    there = replace(in_memory(folder, settings), say=said.append)
     jobs = PretrainingJobs(context=there, executor=ReplayExecutor(Flat()), finder=None, faults=faults(there))
     jobs.wanted[KEY] = Backbone(config=config, data=data, seed=0, has_own_seed=False, fold=None, teacher=None, key=KEY)
     assert jobs.start_one()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from imgcls_search.errors import BuildError
 from imgcls_search.executors.replay import ReplayExecutor
 from imgcls_search.jobs.replay import Idle, Steps
 from imgcls_search.orchestrator import upcoming
+from imgcls_search.orchestrator.context import SearchContext
 from imgcls_search.orchestrator.search import GLANCE_SECONDS, Search
 from imgcls_search.orchestrator.stages import Stage
 from imgcls_search.protocol import (
@@ -32,7 +33,7 @@ from imgcls_search.protocol import (
 from imgcls_search.study import record as records
 from imgcls_search.trial import SIZES, Trial
 
-from tests.orchestrator.test_endings import context, running
+from tests.orchestrator.test_endings import context, in_memory, running
 
 
 class Flat:
@@ -59,9 +60,11 @@ class Noting(ReplayExecutor):
         self.asked.append(("start", job.trial, job.kind))
 
 
-def searching(folder: Path, study: str, *trials: Trial, **more: Any) -> tuple[Search, Noting, Steps]:
+def searching(
+    folder: Path, study: str, *trials: Trial, make: Callable[..., SearchContext] = in_memory, **more: Any
+) -> tuple[Search, Noting, Steps]:
     """Return a search in which these trials are open, and each of them is on a worker."""
-    there = context(folder, f"pruner: none, {study}", *trials)
+    there = make(folder, f"pruner: none, {study}", *trials)
     executor, steps = Noting(), Steps()
     there.files.log(0).parent.mkdir(exist_ok=True)
     search = Search(
@@ -91,7 +94,7 @@ def to(until: int, trial: Trial) -> Trial:
 
 def test_a_milestone_of_a_damaged_record_is_one_that_the_trial_can_reach(tmp_path: Path) -> None:
     low, high, usual = to(0, running(0)), to(99, running(1)), to(3, running(2))
-    there = context(tmp_path, "pruner: none", low, high, usual)
+    there = in_memory(tmp_path, "pruner: none", low, high, usual)
     given: dict[str, Any] = {"executor": Noting(), "helper": Idle(), "watcher": Steps(), "num_classes": 10}
     search = Search(space=there.space, files=there.files, record=there.record, **given)
     assert [(each.number, each.until) for each in search.waiting] == [(0, 1), (1, 4), (2, 3)]
@@ -99,7 +102,7 @@ def test_a_milestone_of_a_damaged_record_is_one_that_the_trial_can_reach(tmp_pat
 
 def test_history_of_a_checkpoint_fills_in_what_is_not_recorded_yet(tmp_path: Path) -> None:
     mine = to(4, running(0, 0.1, 0.2))
-    search, _, steps = searching(tmp_path, "trials: 1", mine)
+    search, _, steps = searching(tmp_path, "trials: 1", mine, make=context)
     search._handle(Started(trial=0, worker="worker-3", history=[epoch(1), epoch(2), epoch(3, 0.3)]))
     # What was recorded first stays.
     assert [each["accuracy"] for each in mine.epochs] == [0.1, 0.2, 0.3]
@@ -125,7 +128,7 @@ def test_checkpoint_that_cannot_be_used_is_noted_unless_the_trial_is_new(tmp_pat
 
 def test_new_checkpoint_ends_the_count_of_deaths(tmp_path: Path) -> None:
     mine = to(4, running(0, 0.1))
-    search, _, steps = searching(tmp_path, "trials: 1", mine)
+    search, _, steps = searching(tmp_path, "trials: 1", mine, make=context)
     search._handle(WorkerDied(trial=0, reason="died"))
     assert (mine.deaths, search.waiting, search.working) == (1, [mine], {})
     search._handle(CheckpointSaved(trial=0, epoch=1))
@@ -160,7 +163,7 @@ def test_events_of_a_trial_that_has_ended_change_nothing(tmp_path: Path) -> None
 
 def test_trial_ended_from_outside_is_stopped_at_its_next_epoch(tmp_path: Path) -> None:
     mine = to(4, running(0, 0.1))
-    search, executor, steps = searching(tmp_path, "trials: 1", mine)
+    search, executor, steps = searching(tmp_path, "trials: 1", mine, make=context)
     storage, number = search.record.study._storage, search.record.ids[0]
     from optuna.trial import TrialState
 
@@ -300,7 +303,7 @@ def test_loop_listens_for_long_only_if_nothing_else_is_to_do(tmp_path: Path) -> 
 def test_candidates_over_a_limit_are_answered_in_words(
     found: dict[str, float], answer: str | None, tmp_path: Path
 ) -> None:
-    there = context(tmp_path, "trials: 1")
+    there = in_memory(tmp_path, "trials: 1")
     limited = replace(there, space=replace(there.space, limits={"params": 100.0, "latency_ms": 1.0}))
     config = there.space.fill({"image.size": 8, "image.channels": 1}).first()
     steps: Generator[None, None, Mapping[str, float] | str] = upcoming.sizes_within_limits(

@@ -15,7 +15,7 @@ from imgcls_search.errors import BuildError
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.signature import build
 from imgcls_search.space import Space, parse, read_space
-from imgcls_search.strategy.curves import CurveSampler, _few, _sort_key
+from imgcls_search.strategy.curves import CANDIDATES, NEIGHBOURS, STEP, CurveSampler, _few, _sort_key
 from imgcls_search.strategy.draws import draw_evenly, draw_random, fixed_candidate
 from imgcls_search.strategy.earlier import EarlierStudy, EarlierTrial, Knowledge
 from imgcls_search.strategy.encoding import Encoding
@@ -174,6 +174,30 @@ def test_draws_among_branches_are_those_of_earlier_versions(
     numbers["training.batch_size"] = batch_size
     assert {name: drawn.pop(name) for name in numbers} == pytest.approx(numbers, rel=1e-6)
     assert drawn == {"model": "lenet5", "model.lenet5.activation": "tanh"}
+
+
+def test_neighbours_are_near_the_best_trials_and_sometimes_in_another_branch() -> None:
+    space = parse(BRANCHES, catalog(), source="x")
+    sampler = curve_sampler(space)
+    drawn = [draw_random(View(space, [], [], 3), number, 0) for number in range(60)]
+    centres = np.array([sampler.encoding.point(each.params) for each in drawn if each.params["model"] == "lenet5"][:8])
+    names = [parameter.path for parameter in space.parameters()]
+    at = names.index("optimizer.adamw.lr")
+    # The last two stand lower than the six best, and are elsewhere.
+    centres[:6, at], centres[6:, at] = 0.5, 0.05
+    standings = [(-27, -0.9 + 0.1 * number, number) for number in range(8)]
+    found = sampler._candidates(standings, centres, np.random.default_rng(0))
+    several = [sampler.encoding.params_at(point) for point in found]
+    for params in several:
+        assert fixed_candidate(View(space, [], [], 0), params).params == params
+    near = found[CANDIDATES:, at]
+    assert (near.mean(), near.std()) == pytest.approx((0.5, STEP), abs=0.03)
+    assert found[:CANDIDATES, at].std() > 0.2
+    branches = [params["model"] for params in several]
+    # One in ten draws its choices again, and half of these draw the other branch.
+    assert 0.4 < np.mean([branch == "resnet" for branch in branches[:CANDIDATES]]) < 0.6
+    assert 0.01 < np.mean([branch == "resnet" for branch in branches[CANDIDATES:]]) < 0.12
+    assert len(found) == CANDIDATES + NEIGHBOURS == 450
 
 
 def test_to_minimize_is_to_maximize_the_opposite() -> None:

@@ -21,6 +21,7 @@ from tests.strategy.test_strategy import trial
 SPACE = "model: {lenet5: {width: {choice: [0.5, 1]}}}\ntraining: {epochs: 4}\n"
 ONE = parse(SPACE, catalog(), source="x.yaml")
 TWO = parse(SPACE + "study: {objectives: {accuracy: maximize, params: minimize}}\n", catalog(), source="x.yaml")
+CONFIG = ONE.first()
 
 
 def study(folder: Path, space: Any = ONE) -> Record:
@@ -32,7 +33,7 @@ def study(folder: Path, space: Any = ONE) -> Record:
 def running(number: int, *accuracies: float, **more: Any) -> Trial:
     made = trial(number, *accuracies, state="running")
     made.until = made.judged
-    candidate = Candidate(params={}, distributions={}, config=ONE.first())
+    candidate = Candidate(params={}, distributions={}, config=CONFIG)
     return replace(made, candidate=candidate, sizes=dict.fromkeys(SIZES, 1.0), **more)
 
 

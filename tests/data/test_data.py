@@ -476,6 +476,20 @@ def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     assert decode(clear.convert("LA"), 8, 1)[0, 0].tolist() == [255] * 4 + [76] * 4
 
 
+def test_transparent_level_of_sixteen_bit_gray_becomes_white(tmp_path: Path) -> None:
+    wide = np.array([[300, 257], [32768, 65535]], dtype=np.uint16)
+    with saved(tmp_path, Image.fromarray(wide), "deep.png", transparency=300) as opened:
+        assert decode(opened, 2, 1).tolist() == [[[255, 1], [128, 255]]]
+
+
+def test_lab_becomes_gray_as_its_rgb_does(tmp_path: Path) -> None:
+    with saved(tmp_path, Image.new("LAB", (4, 4), (120, 20, 230)), "lab.tif") as opened:
+        colour = decode(opened, 4, 3)
+    with Image.open(tmp_path / "lab.tif") as opened:
+        gray = decode(opened, 4, 1)
+    np.testing.assert_array_equal(gray[0], np.asarray(Image.fromarray(colour.transpose(1, 2, 0)).convert("L")))
+
+
 def test_palette_is_looked_up_before_resizing(tmp_path: Path) -> None:
     # Between entries 0 and 2 there is a gray, between their numbers a green.
     image = Image.new("P", (8, 8))

@@ -32,7 +32,7 @@ from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.errors import DataError
 from PIL import Image, PngImagePlugin
 
-from tests.conftest import Answer
+from tests.conftest import Answer, is_one_line
 
 OTHER_PROGRAMS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF"}
 """Formats that Pillow decodes with another program, on Windows only, or not at all."""
@@ -158,9 +158,27 @@ def test_second_trees_are_told(tmp_path: Path) -> None:
         (tmp_path / "inside/a" / split).mkdir()
     (note,) = told(tmp_path / "inside").notes
     assert "class 'a' holds folders named like splits" in note
+    fill(tmp_path / "inside_another", "ab")
+    fill(tmp_path / "inside_another" / "a", "b")
+    (note,) = told(tmp_path / "inside_another").notes
+    assert "class 'a' holds a folder named like another class ('b'), read as images of 'a'" in note
     fill(tmp_path / "plain" / "a", "xy")
     fill(tmp_path / "plain" / "b", "xz")
     assert told(tmp_path / "plain").notes == ()
+
+
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_the_only_folder_in_a_folder_is_named_if_it_holds_the_classes(tmp_path: Path, inside: str) -> None:
+    top = tmp_path / "unpacked/photos"
+    fill(top / inside)
+    if inside:
+        fill(top / "test")
+    with pytest.raises(DataError) as caught:
+        source(tmp_path / "unpacked")
+    assert str(caught.value).endswith(f"if those are the classes or splits, give {top}")
+    fill(tmp_path / "one/a", "x")
+    with pytest.raises(DataError, match="only one class, 'a'; a classifier needs"):
+        source(tmp_path / "one")
 
 
 @pytest.mark.parametrize(
@@ -448,6 +466,32 @@ def test_check_tells_and_has_the_same_in_json(shop: Callable[..., Answer]) -> No
     assert found["left_out"] == [{"reason": "file ending in .txt", "count": 1, "example": "a/notes.txt"}]
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("folder:photos/a/0.png", "a/0.png: is not a folder; allowed: a folder with one subfolder"),
+        ("table:photos", "photos: is not a file; allowed: a table ending in"),
+        ("folder:floats", "cannot read 6 of 6 images"),
+        ("photos", "data.photos: unknown key; allowed: digits, cifar10, folder"),
+    ],
+)
+def test_check_refuses_images_that_cannot_be_used(shop: Callable[..., Answer], data: str, said: str) -> None:
+    for name in "ab":
+        Path("floats", name).mkdir(parents=True)
+        for item in range(4):
+            photo(item).convert("F").save(Path("floats", name, f"{item}.tif"))
+    answer = shop("check", "space.yaml", "--data", data, "--set", "image.size=12", "--samples", 2)
+    assert is_one_line(answer), answer
+    assert said in answer.err
+    assert ("a folder is written folder:photos" in answer.err) == (data == "photos")
+
+
+def test_check_notes_images_that_do_not_exist(shop: Callable[..., Answer]) -> None:
+    answer = shop("check", "space.yaml", "--data", "folder:nowhere", "--set", "image.size=12", "--samples", 2)
+    assert answer.code == 0, answer
+    assert f"note: data.folder: {Path('nowhere').resolve()}: does not exist" in answer.out
+
+
 def test_a_study_remembers_that_unreadable_images_are_left_out(shop: Callable[..., Answer]) -> None:
     spoil(Path("photos/b/3.png"))
     answer = shop("run", "space.yaml", "--data", "folder:photos")
@@ -476,6 +520,14 @@ def test_augment_preview_takes_images_of_two_sizes_and_tells(shop: Callable[...,
     assert Path("sheet.png").exists()
     assert "data photos: 2 classes" in answer.out
     assert "image.size is not given: 12" in answer.out
+
+
+@pytest.mark.parametrize("sheet", ["photos/a/sheet.png", "photos/sheet.png"])
+def test_augment_preview_writes_no_picture_among_the_images(shop: Callable[..., Answer], sheet: str) -> None:
+    answer = shop("augment-preview", "space.yaml", "--data", "folder:photos", "-o", sheet)
+    assert is_one_line(answer), answer
+    assert f"-o {sheet}: is in the folder of the images" in answer.err
+    assert not Path(sheet).exists()
 
 
 def test_folders_and_files_are_predicted_by_the_same_endings(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_column_with_a_separator_names_all_labels_of_an_image(tmp_path: Path) 
     assert found["3.png"] == set()
 
 
-@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("true", "False"), ("YES", "no")])
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("true", "False"), ("YES", "no")])
 def test_columns_of_yes_and_no_say_the_same_as_one_column(tmp_path: Path, yes: str, no: str) -> None:
     cells = [{part.strip() for part in row.partition(",")[2].split(";")} for row in ROWS]
     rows = [

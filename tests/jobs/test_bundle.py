@@ -483,13 +483,22 @@ def test_file_that_differs_from_torch_is_refused_and_leaves_nothing(here: Run, t
 def test_images_that_changed_since_the_training_are_said(here: Run, tmp_path: Path) -> None:
     (tmp_path / "photos" / "china" / "03.jpg").unlink()
     rescore(tmp_path)
-    assert here("export", "trained/best/seed-1.pt", "--bundle", "new").code == 0
+    answer = here("export", "trained/best/seed-1.pt", "--bundle", "new")
+    assert answer.code == 0, answer
+    assert "The images have changed since the training" in answer.out
     assert "The images have changed since the training" in (tmp_path / "new" / "MODEL_CARD.md").read_text()
     assert Artifact.load(tmp_path / "new" / "model.onnx").classes == 2
     shutil.rmtree(tmp_path / "photos")
     answer = here("export", "trained/best/seed-1.pt", "--bundle", "newer")
     assert is_one_line(answer), answer
     assert not (tmp_path / "newer").exists()
+
+
+def test_a_bundle_is_not_written_among_the_images(here: Run) -> None:
+    answer = here("export", "trained/best/seed-1.pt", "--bundle", "photos/model")
+    assert is_one_line(answer), answer
+    assert "--bundle photos/model: is in the folder of the images" in answer.err
+    assert not Path("photos/model").exists()
 
 
 @pytest.mark.slow

@@ -68,6 +68,20 @@ def test_other_images_are_measured_by_the_names_of_their_classes(weights: Path, 
     assert [row["image"] for row in rows] == ["green/0.png", "red/0.png", "red/1.png", "red/2.png"]
 
 
+def test_images_that_were_trained_on_are_said_to_score_too_high(weights: Path, here: Callable[..., Answer]) -> None:
+    paint(Path("other"), "red", 3)
+    shutil.copytree("photos", "moved")
+    said = "scores on all images are too high: the model trained on some of them"
+    for data, is_said in (((), True), (("--data", "folder:moved"), True), (("--data", "folder:other"), False)):
+        answer = here("evaluate", weights, "--split", "all", *data)
+        assert answer.code == 0, answer
+        assert (said in answer.out) == is_said
+    shutil.move("photos", "away")
+    answer = here("evaluate", weights)
+    assert is_one_line(answer), answer
+    assert answer.err.endswith("if they have moved, say where: --data folder:FOLDER\n")
+
+
 def test_splits_of_other_images_are_cut_where_there_are_enough(weights: Path, here: Callable[..., Answer]) -> None:
     folder = weights.parents[2]
     for name in ("green", "red"):

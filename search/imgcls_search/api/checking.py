@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.options import PathLikeText, SpaceLike, as_data, changes_of, read_space_of, with_settings
 from imgcls_search.api.session import session
-from imgcls_search.errors import refuse_idle
+from imgcls_search.errors import DataError, refuse_idle
 
 if TYPE_CHECKING:
     from imgcls_search.data import Source, Summary
@@ -107,7 +107,7 @@ class Checked:
         source = _source_there(space, studies)
         refuse_early(space, image_cache(studies), source)
         images = None if source is None else _look_at(space, source)
-        notes = refuse_unknown(space.document, source.classes, space.locate) if source is not None else []
+        notes = _missing(space) if source is None else refuse_unknown(space.document, source.classes, space.locate)
         pretraining = expected(space)
         for metric in custom(space):
             load(metric)
@@ -156,6 +156,19 @@ def _source_there(space: Space, studies: Path) -> Source | None:
     component = space.first().component("data")
     must_be_apart(component, studies, "--studies")
     return describe(component, image_cache(studies)) if is_there(component) else None
+
+
+def _missing(space: Space) -> list[str]:
+    """Return a note if the folder or table of the images does not exist."""
+    from imgcls_search.data import is_of_files, must_exist
+
+    component = space.first().component("data")
+    try:
+        if is_of_files(component):
+            must_exist(component)
+    except DataError as error:
+        return [f"note: {error}"]
+    return []
 
 
 def _look_at(space: Space, source: Source) -> Summary:

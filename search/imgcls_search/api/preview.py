@@ -98,5 +98,6 @@ def draw_sheet(
 
     config = space.first() if first or space.is_config else draw_config(space, seed)
     must_be_apart(config.component("data"), studies, "--studies")
+    must_be_apart(config.component("data"), output, "-o")
     shown = write_preview(config, image_cache(studies), output, rows=rows, seed=seed, say=say)
     return Preview(path=output, rows=shown.rows, settings=tuple(shown.settings))

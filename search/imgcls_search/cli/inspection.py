@@ -36,7 +36,7 @@ def show_inspection(found: Inspection) -> None:
 
 def _show_counts(found: Inspection) -> None:
     splits = list(found.classes[0].by_split)
-    echo(f"{found.place}: {found.images:,} images, {len(found.classes)} classes")
+    echo(f"{found.place}: {counted('image', found.images)}, {counted('class', len(found.classes))}")
     if found.uncut is not None:
         warn(f"cannot be cut into train, val and test: {found.uncut}")
     names = [split or "uncut" for split in splits]

@@ -140,11 +140,11 @@ def file_root(component: Component) -> Path | None:
 
 
 def is_there(component: Component) -> bool:
-    """Tell whether the images of a data section are files on this machine."""
-    if not is_of_files(component):
-        return False
-    args = _located(component).args
-    return Path(args["file"]).is_file() if component.name == "table" else Path(args["root"]).is_dir()
+    """Tell whether the folder or table of a data section exists, even if it is of the wrong kind."""
+    return (
+        is_of_files(component)
+        and Path(_located(component).args["file" if component.name == "table" else "root"]).exists()
+    )
 
 
 def must_exist(component: Component) -> None:
@@ -172,7 +172,7 @@ def must_exist(component: Component) -> None:
 
 
 def must_be_apart(component: Component, written: Path, option: str) -> None:
-    """Refuse to write a folder among images, where it would count as a class; hidden folders do not count.
+    """Refuse to write a folder or a picture among images, where it would count as one; hidden folders do not count.
 
     Raises:
         UserError: it is in a folder of classes.
@@ -184,8 +184,8 @@ def must_be_apart(component: Component, written: Path, option: str) -> None:
     for tree in [top / split for split in SPLITS if (top / split).is_dir()] or [top]:
         if place.is_relative_to(tree) and not any(part[0] == "." for part in place.relative_to(tree).parts):
             raise UserError(
-                f"{option} {written}: is in the folder of the images, {root}, where it would count as a class; run "
-                f"this outside of it, or name another folder with {option}"
+                f"{option} {written}: is in the folder of the images, {root}, where it would count as a class or an "
+                f"image; run this outside of it, or name another folder with {option}"
             )
 
 

@@ -140,7 +140,7 @@ def _also_bare(image: Image.Image, convert: Callable[[Image.Image], T]) -> T:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    _check_size(image)
+    check_kind(image)
     with _ROOM.of(image.width * image.height):
         plain = _opaque(_upright(image))
         # Avoid a copy of a large image.
@@ -151,7 +151,7 @@ def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: 
     from PIL import Image, ImageOps
 
     height, width = sides(size)
-    _check_size(image)
+    check_kind(image)
     # A JPEG of 12 megapixels decodes about ten times faster at an eighth of its size. Keep twice the longer wanted
     # side, so that the filter below still averages; the EXIF tag may swap the sides.
     image.draft(None, (2 * max(height, width),) * 2)
@@ -232,7 +232,14 @@ def unlimited_pillow() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_size(image: Image.Image) -> None:
+def check_kind(image: Image.Image) -> None:
+    """Refuse an image that cannot be decoded, from its header alone.
+
+    Raises:
+        DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
+    """
+    if image.mode == "F":
+        raise DataError("pixels are floats, whose range is unknown; allowed: 8- or 16-bit images")
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
             f"{image.width}x{image.height} pixels are too many; allowed: {MAX_PIXELS // 1_000_000} megapixels"
@@ -286,9 +293,12 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow would clip at 255 instead of scaling.
         wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        if isinstance(clear := image.info.get("transparency"), int):
+            wide[wide == clear] = 65535
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise DataError("pixels are floats, whose range is unknown; allowed: 8- or 16-bit images")
+    if image.mode == "LAB":
+        # Pillow converts LAB to RGB only, not to gray.
+        return image.convert("RGB")
     if not image.has_transparency_data:
         return image
     clear = image.convert("RGBA")

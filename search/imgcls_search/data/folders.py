@@ -18,7 +18,7 @@ from imgcls_search.data.listing import Listing
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Test, Val
 from imgcls_search.data.tally import Tally, image_files, is_broken, some
-from imgcls_search.errors import DataError, closest
+from imgcls_search.errors import CutError, DataError, closest
 from imgcls_search.signature import Arg
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -62,6 +62,7 @@ def folder(
         DataError: there is no such folder, its layout is not one of the allowed, or a class is too small to cut.
     """
     found = _list(root)
+    _refuse_wrapped(found, root)
     if labels == "several":
         found = _merged(found)
     return found.cut(
@@ -74,6 +75,21 @@ def folder(
         max_train=max_train,
         folds=folds,
     )
+
+
+def _refuse_wrapped(found: _Listing, root: str) -> None:
+    """Refuse a folder whose only folder holds the folders of classes or splits, as unpacked archives have it.
+
+    Raises:
+        CutError: there is only one class, all of whose images are in several folders.
+    """
+    inside = {name.split("/")[1] for name in found.names if name.count("/") > 1}
+    if len(found.classes) == 1 and len(inside) > 1 and all(name.count("/") > 1 for name in found.names):
+        (name,) = found.classes
+        raise CutError(
+            f"{found.place}: only one class, {name!r}, with the folders {some(sorted(inside))}: if those are the "
+            f"classes or splits, give {_top(root) / name}"
+        )
 
 
 def has_split(root: str, split: Split) -> bool:
@@ -268,8 +284,9 @@ def _second_trees(top: Path, classes: Sequence[str], found: Mapping[str, Sequenc
             return
     for name in classes:
         folders = set(_subfolders(top / name, Tally(top)))
-        if len(twins := sorted(folders & (set(classes) - {name}))) > 1:
-            yield f"class {name!r} holds folders named like other classes ({some(twins)}): it may be a second tree"
+        if twins := sorted(folders & (set(classes) - {name})):
+            what = "a folder named like another class" if len(twins) == 1 else "folders named like other classes"
+            yield f"class {name!r} holds {what} ({some(twins)}), read as images of {name!r}: it may be a second tree"
         elif len(splits := sorted(folders & {*SPLITS, *ALIASES})) > 1:
             yield f"class {name!r} holds folders named like splits ({some(splits)}): all of them are read as one class"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search.data import label_sets
-from imgcls_search.data.decode import GRAY_MODES, MAX_PIXELS, THREADS, reason, unlimited_pillow
+from imgcls_search.data.decode import GRAY_MODES, THREADS, check_kind, reason, unlimited_pillow
 from imgcls_search.data.source import LeftOut, Source, Split, advice
 from imgcls_search.errors import DataError
 from imgcls_search.words import counted, first_of
@@ -263,8 +263,7 @@ def _header(source: Source, split: Split, index: int) -> tuple[tuple[int, int], 
     """Return the size of an image and whether it is gray, or why its header cannot be read."""
     try:
         with source.read(split, index) as image:
-            if image.width * image.height > MAX_PIXELS:
-                return f"{_by(image.size)} pixels are too many; allowed: {MAX_PIXELS // 1_000_000} megapixels"
+            check_kind(image)
             return image.size, image.mode in GRAY_MODES
     # Pillow raises almost anything for damaged files.
     except Exception as error:

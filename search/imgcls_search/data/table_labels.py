@@ -10,8 +10,8 @@ import numpy.typing as npt
 from imgcls_search.data.table_file import Rows, refuse
 from imgcls_search.errors import DataError
 
-YES = ("1", "true", "yes")
-NO = ("0", "false", "no")
+YES = ("1", "1.0", "true", "yes")
+NO = ("0", "0.0", "false", "no")
 CELLS = "0 or 1, true or false, yes or no"
 
 Flags = npt.NDArray[np.uint8]

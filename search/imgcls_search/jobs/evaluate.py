@@ -13,7 +13,15 @@ from torch import nn
 
 from imgcls_search import atomic, costs
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Prepared, comes_with, describe_whole, label_sets, must_be_apart, skipping_unreadable
+from imgcls_search.data import (
+    Prepared,
+    comes_with,
+    describe_whole,
+    is_of_files,
+    label_sets,
+    must_be_apart,
+    skipping_unreadable,
+)
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.views import ViewsName
 from imgcls_search.errors import DataError, UserError, closest, writing
@@ -69,6 +77,8 @@ def evaluate_weights(
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     if skip_unreadable:
         component = skipping_unreadable(component)
+    if is_of_files(component):
+        study_data.must_be_there(component)
     must_be_apart(component, cache.parent, "--studies")
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
@@ -77,6 +87,8 @@ def evaluate_weights(
     if split == "all" or is_given:
         source = describe_whole(component, split if split != "all" else None)
         classes, parts = source.classes, pipeline.open_whole(config, source, cache, say)
+        if split == "all" and say is not None and (data is None or source.has_prints(trained_on.prints)):
+            say(f"{weights}: scores on all images are too high: the model trained on some of them")
     else:
         try:
             found = pipeline.prepare_data(config, cache, say=say)

@@ -6,7 +6,7 @@ import re
 
 from imgcls_search.config import Value
 from imgcls_search.signature import REQUIRED, Fields, Leaf, OneOf
-from imgcls_search.space.problems import Position, Report, printable
+from imgcls_search.space.problems import Position, Report, printable, unknown_key
 from imgcls_search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, ScalarNode, read, value_of
 
 PLACED = ("--data ", "--unlabeled ")
@@ -29,6 +29,10 @@ def with_data(
     if not name or (colon and not location):
         examples = "digits or folder:photos" if section == "data" else "train or folder:photos"
         report.add(position, section, f"takes a name, or a name and a place, as in {examples}")
+        return root
+    if isinstance(known, OneOf) and name not in known.options:
+        also = "" if colon else f"; a folder is written folder:{printable(data)}"
+        report.add(position, f"{section}.{printable(name)}", f"{unknown_key(name, known.options)}{also}")
         return root
     option = known.options.get(name) if isinstance(known, OneOf) else None
     names = _required(option) if option is not None else []

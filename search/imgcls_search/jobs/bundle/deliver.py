@@ -14,7 +14,7 @@ import numpy as np
 
 from imgcls_search import atomic
 from imgcls_search.compress.sections import quantization
-from imgcls_search.data import Images, load
+from imgcls_search.data import Images, load, must_be_apart
 from imgcls_search.deploy import additions, bundle, executorch_runtime, openvino_ir, unlike
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.executorch_pte import export_pte
@@ -23,7 +23,7 @@ from imgcls_search.deploy.unlike import Spread
 from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import BuildError, DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
-from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, macs_of, measure
+from imgcls_search.jobs.bundle.metrics import CHANGED, BundleMetrics, Parity, describe, macs_of, measure
 from imgcls_search.jobs.bundle.sureness import Sureness, check_target, settle
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.models import heads
@@ -81,6 +81,7 @@ def deliver(
     """
     check_target(trained, target_precision)
     _check_format(trained, to)
+    must_be_apart(trained.found.component("data"), out, "--bundle")
     with _folder(out) as folder:
         path = folder / bundle.FILES["model"]
         step("reading the validation images", 1, STEPS)
@@ -90,6 +91,8 @@ def deliver(
                 f"--data: the images in {trained.found.component('data').args.get('root')} are not those that "
                 f"{trained.title} was trained on"
             )
+        if not are_same:
+            say(CHANGED)
         step(f"exporting {trained.title}", 2, STEPS)
         _place_model(trained, path)
         artifact = Artifact.load(path)

@@ -27,6 +27,8 @@ from imgcls_search.worker.networks import Member
 
 Array = np.ndarray[Any, Any]
 
+CHANGED = "The images have changed since the training: some that the score is from may have been trained on."
+
 LATENCY_IMAGES = 64
 
 
@@ -214,9 +216,7 @@ def describe(
         scores.append(_score(of, "test", trained.tested, trained.data.counts["test"]))
     notes = list(trained.notes)
     if not are_same:
-        notes.append(
-            "The images have changed since the training: some that the score is from may have been trained on."
-        )
+        notes.append(CHANGED)
     return {
         "title": trained.title,
         "format": "onnx" if artifact.runtime == "onnxruntime" else artifact.runtime,

@@ -1,6 +1,7 @@
 """Numbers with their words, and the words of commands that messages show."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 STUDIES = Path("studies")
@@ -21,3 +22,13 @@ def in_folder(studies: Path) -> str:
 def counted(word: str, count: int) -> str:
     """Return a number with its word: `1 image`, `2 classes`."""
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}{'es' if word.endswith('s') else 's'}"
+
+
+MOST_LISTED = 10
+"""Things that a line or a message lists; with more, it says how many are left out."""
+
+
+def some(texts: Sequence[str], most: int = MOST_LISTED) -> str:
+    """Return the first texts, and how many more there are: `a, b and 3 more`."""
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -11,6 +11,7 @@ from imgcls_search.data import label_sets
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import CutError
+from imgcls_search.words import some
 
 Numbers = npt.NDArray[np.int64]
 
@@ -98,9 +99,8 @@ def refuse_untrained(
     held = _counts(labels, folds, classes)
     trained = held.sum(axis=0) - held + label_sets.count(labels[kept], len(classes))
     if bad := [repr(classes[number]) for number in np.flatnonzero((trained == 0).any(axis=0)).tolist()]:
-        few = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise CutError(
-            f"{place}: all images of class {few} are in one of {len(folds)} folds; needed: at least 2 images, "
+            f"{place}: all images of class {some(bad)} are in one of {len(folds)} folds; needed: at least 2 images, "
             "or groups, of each class outside the test split"
         )
 
@@ -109,9 +109,7 @@ def rare_classes(labels: Labels, folds: Sequence[Numbers], classes: Sequence[str
     """Return notes about classes without images in some folds."""
     missing = (_counts(labels, folds, classes) == 0).sum(axis=0).tolist()
     rare = [f"{name!r} (not in {count} of {len(folds)})" for name, count in zip(classes, missing, strict=True) if count]
-    if not rare:
-        return []
-    return [f"no image in some folds of class {', '.join(rare[:5])}" + (f" and {len(rare) - 5} more" * (len(rare) > 5))]
+    return [f"no image in some folds of class {some(rare, 5)}"] if rare else []
 
 
 def _counts(labels: Labels, folds: Sequence[Numbers], classes: Sequence[str]) -> Numbers:

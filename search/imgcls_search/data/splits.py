@@ -16,6 +16,7 @@ from imgcls_search.data import iterative, label_sets
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import CutError
+from imgcls_search.words import some
 
 Split = Literal["train", "val", "test"]
 Numbers = npt.NDArray[np.int64]
@@ -113,7 +114,7 @@ def _refuse_missing(cut: Mapping[Split, Numbers], labels: Labels, classes: Seque
         missing = [repr(classes[number]) for number in np.flatnonzero(labels[items].sum(axis=0) == 0).tolist()]
         if missing:
             raise CutError(
-                f"{place}: no cut was found that has label {', '.join(missing[:10])} in {split}; more images, or other "
+                f"{place}: no cut was found that has label {some(missing)} in {split}; more images, or other "
                 "shares of val and test, may help"
             )
 
@@ -126,9 +127,9 @@ def _check_room(
     small = [f"{classes[number]!r} ({counts[number]})" for number in numbers]
     if small:
         place = place if seen is None else seen[numbers[0]]
-        few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
         raise CutError(
-            f"{place}: too few images in class {few}; needed: at least {len(parts)}, one each for {', '.join(parts)}"
+            f"{place}: too few images in class {some(small)}; needed: at least {len(parts)}, one each for "
+            f"{', '.join(parts)}"
         )
 
 

@@ -26,6 +26,7 @@ from imgcls_search.data.source import Source, Split
 from imgcls_search.data.stream import Streamed
 from imgcls_search.errors import BuildError, DataError, writing
 from imgcls_search.image_size import ImageSize, normal, sides
+from imgcls_search.words import some
 
 READABLE = "-test-is-readable"
 """Suffix of files that mark a test split as checked for unreadable images."""
@@ -249,12 +250,10 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
         return known
     broken = unreadable(source, "test", prepared.frame, progress)
     if broken and not source.skips_unreadable:
-        shown = ", ".join(broken[: arrays.SHOWN])
-        more = f" and {len(broken) - arrays.SHOWN} more" if len(broken) > arrays.SHOWN else ""
         is_cut = source.prints.seen == source.prints.whole
         when = " before the search, which remembers what images it had" if is_cut else ""
         raise DataError(
-            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {shown}{more}; "
+            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {some(broken)}; "
             f"fix or remove them{when}"
         )
     with writing(mark, DataError):

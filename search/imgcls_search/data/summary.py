@@ -14,7 +14,7 @@ from imgcls_search.data import label_sets
 from imgcls_search.data.decode import GRAY_MODES, MAX_PIXELS, THREADS, reason, unlimited_pillow
 from imgcls_search.data.source import LeftOut, Source, Split, advice
 from imgcls_search.errors import DataError
-from imgcls_search.words import counted
+from imgcls_search.words import counted, some
 
 LARGEST_CHOICE = 224
 """Upper limit in pixels for a side chosen by default: the usual input size of networks for photographs."""
@@ -161,9 +161,8 @@ def read_headers(source: Source, splits: Sequence[Split] = ("train", "val")) -> 
     names = [source.names[split][index] for split, index in items]
     unreadable = tuple(f"{name} ({header})" for name, header in zip(names, found, strict=True) if _is_reason(header))
     if unreadable and (not source.skips_unreadable or len(unreadable) == len(items)):
-        more = f" and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
         raise DataError(
-            f"{source.place}: cannot read {len(unreadable)} of {len(items)} images: {', '.join(unreadable[:10])}{more}"
+            f"{source.place}: cannot read {len(unreadable)} of {len(items)} images: {some(unreadable)}"
             f"{advice(source, len(items) - len(unreadable))}"
         )
     good = [(name, header) for name, header in zip(names, found, strict=True) if not isinstance(header, str)]

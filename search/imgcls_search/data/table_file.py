@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search.errors import DataError, closest, first_line
+from imgcls_search.words import some
 
 DELIMITERS: Mapping[str, Sequence[str]] = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 """Delimiters of text files, by extension; spreadsheets of many countries write CSV with `;`."""
 
 MEMORY = 100_000
 """Number of distinct cells that are cached, so that equal cells of a million rows are one object."""
-
-SHOWN = 10
-"""Number of rows listed in an error."""
-
 PARQUET = ".parquet"
 KINDS = "a table ending in .csv, .tsv or .parquet"
 
@@ -59,9 +56,8 @@ class Rows:
 def refuse(rows: Rows, column: str, bad: Sequence[int], what: str) -> None:
     """Raise DataError about cells of a column, if there are any; it shows the first and lists the others."""
     if bad:
-        others = ", ".join(rows.line(row) for row in bad[1 : SHOWN + 1])
-        more = f" and {len(bad) - SHOWN - 1:,} more" if len(bad) > SHOWN + 1 else ""
-        raise DataError(f"{rows.where(bad[0], column)}: {what}{f'; as in {others}{more}' if others else ''}")
+        others = some([rows.line(row) for row in bad[1:]])
+        raise DataError(f"{rows.where(bad[0], column)}: {what}{f'; as in {others}' if others else ''}")
 
 
 def read_rows(path: Path, columns: Sequence[str], place: str) -> Rows:

@@ -132,19 +132,22 @@ def classify(
     on_left_out: Callable[[Path, Sequence[LeftOut]], None] = lambda folder, found: None,
     min_confidence: float | None = None,
     views: ViewsName = "none",
+    most_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction | Skipped]:
     """Yield the `top` labels of every image, in order; a folder yields all images below it.
 
     With several labels per image, all predicted labels are ranked, even beyond `top`.
 
-    `on_left_out` gets the other contents of a folder. `min_confidence` overrides the bundle's; `views` averages the
+    `on_left_out` gets the other contents of a folder. `most_pixels` limits the pixels decoded of an image. `min_confidence` overrides the bundle's; `views` averages the
     logits of several views of each image.
     """
     least = bundle.sureness.min_confidence if min_confidence is None else min_confidence
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
         files = itertools.chain.from_iterable(_files(path, on_left_out) for path in paths)
         while batch := list(itertools.islice(files, BATCH)):
-            yield from _classify(bundle, list(pool.map(lambda file: _decode(file, bundle), batch)), top, least, views)
+            yield from _classify(
+                bundle, list(pool.map(lambda file: _decode(file, bundle, most_pixels), batch)), top, least, views
+            )
 
 
 def check_confidence(bundle: Bundle, min_confidence: float | None) -> str | None:
@@ -297,17 +300,17 @@ def _files(
         yield Skipped(image=str(path), reason=f"no image in this folder; looked for {' '.join(EXTENSIONS)}")
 
 
-def _decode(file: Path | InMemory | Skipped, bundle: Bundle) -> _Decoded:
+def _decode(file: Path | InMemory | Skipped, bundle: Bundle, most_pixels: int) -> _Decoded:
     if isinstance(file, Skipped):
         return file
     if isinstance(file, InMemory):
         try:
-            return file.name, decode_middle(bundle.frame, file.image)
+            return file.name, decode_middle(bundle.frame, file.image, most_pixels)
         except Exception as error:
             return Skipped(image=file.name, reason=reason(error))
     try:
         with open_image(file) as image:
-            return str(file), decode_middle(bundle.frame, image)
+            return str(file), decode_middle(bundle.frame, image, most_pixels)
     except OSError as error:
         return Skipped(image=str(file), reason=error.strerror or reason(error))
     # Pillow raises almost anything for damaged files.

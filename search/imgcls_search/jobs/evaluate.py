@@ -25,6 +25,7 @@ from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
 from imgcls_search.training import checkpoint, custom_metrics
 from imgcls_search.training.metrics import Wanted, score
+from imgcls_search.words import some
 from imgcls_search.worker import cross_validation, finish, networks, pipeline
 
 CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "separator", "labels", "split", "group")
@@ -210,5 +211,4 @@ def record_opening(path: Path, about: dict[str, Any]) -> None:
 
 
 def _show(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+    return some([repr(name) for name in names], 5)

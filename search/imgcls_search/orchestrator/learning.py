@@ -26,7 +26,7 @@ from imgcls_search.study.files import StudyFiles, find_study, study_names
 from imgcls_search.study.glance import Glance, glance
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
-from imgcls_search.words import counted
+from imgcls_search.words import counted, some
 
 KEY = "study.learn_from"
 
@@ -276,5 +276,4 @@ def _plain(asked: Any) -> Any:
 
 
 def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return some(names, SHOWN)

@@ -13,6 +13,7 @@ from imgcls_search.errors import NoResultError, StudyError
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
+from imgcls_search.words import some
 
 LISTED = 5
 """Most trials of a front that a message lists."""
@@ -81,8 +82,7 @@ def the_best(record: Record) -> Trial:
 
 def listed(trials: Sequence[Trial], record: Record) -> str:
     """Return the numbers and values of a few trials in one line."""
-    shown = [f"{trial.number} ({values_in_words(trial, record)})" for trial in trials[:LISTED]]
-    return ", ".join(shown) + (f" and {len(trials) - LISTED} more" if len(trials) > LISTED else "")
+    return some([f"{trial.number} ({values_in_words(trial, record)})" for trial in trials], LISTED)
 
 
 def values_in_words(trial: Trial, record: Record) -> str:

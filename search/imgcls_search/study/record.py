@@ -37,7 +37,7 @@ from imgcls_search.study.trial_attributes import (
 )
 from imgcls_search.study.writes import Writes
 from imgcls_search.trial import State, Trial
-from imgcls_search.words import counted
+from imgcls_search.words import counted, some
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,12 +101,11 @@ class Record(StoredFacts):
         """Return a line about trials that no search made, or None if there are none."""
         if not self.foreign_trials:
             return None
-        shown = ", ".join(f"{other.number} ({other.state})" for other in list(self.foreign_trials.values())[:5])
-        more = f" and {len(self.foreign_trials) - 5} more" if len(self.foreign_trials) > 5 else ""
+        shown = some([f"{other.number} ({other.state})" for other in self.foreign_trials.values()], 5)
         waits = any(other.state == "waiting" for other in self.foreign_trials.values())
         return (
             f"study {self.study.study_name}: left out {counted('trial', len(self.foreign_trials))} that imgcls-search "
-            f"did not make: {shown}{more}" + ("; run tries those that wait" if waits else "")
+            f"did not make: {shown}" + ("; run tries those that wait" if waits else "")
         )
 
     def claim(self, foreign: ForeignTrial, trial: Trial) -> bool:

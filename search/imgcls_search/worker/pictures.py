@@ -86,7 +86,7 @@ def _of_labels(
             [
                 (
                     np.asarray(pixels[np.array([image])])[0],
-                    f"{shown(classes[label])} {shares[image, label]:.0%},\n"
+                    f"{_named(classes[label])} {shares[image, label]:.0%},\n"
                     + ("has it" if labels[image, label] else "has it not"),
                 )
                 for image, label in label_mistakes(shares, (shares >= cuts).astype(np.uint8), labels)[:WORST]
@@ -130,10 +130,15 @@ def worst(
     return [
         (
             np.asarray(pixels[np.array([index])])[0],
-            f"{shown(classes[predicted[index]])} {confidence[index]:.0%},\nis {shown(classes[labels[index]])}",
+            f"{_named(classes[predicted[index]])} {confidence[index]:.0%},\nis {_named(classes[labels[index]])}",
         )
         for index in mistakes(shares, predicted, labels)[:WORST].tolist()
     ]
+
+
+def _named(name: str) -> str:
+    """Return a class name that has room above its image."""
+    return figures.cut(shown(name), 22)
 
 
 def _decided(shares: np.ndarray[Any, Any], classes: Sequence[str], stated: costs.Costs | None) -> np.ndarray[Any, Any]:

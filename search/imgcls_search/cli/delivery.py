@@ -335,7 +335,8 @@ def serve(
     curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
     curl -F image=@a.jpg -F image=@b.jpg 'http://127.0.0.1:8000/predict?top=1'
 
-    A request may have up to 32 images and 32 MB. Only this machine can connect, unless you set --host.
+    A request may have up to 32 images and 32 MB, and 50 megapixels are decoded of an image. Only this machine can
+    connect, unless you set --host.
     """
     from imgcls_search.deploy.bundle import read
     from imgcls_search.views.addresses import is_loopback

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search import costs
-from imgcls_search.data.decode import THREADS, decode_middle, reason, unlimited_pillow
+from imgcls_search.data.decode import MAX_PIXELS, THREADS, decode_middle, reason, unlimited_pillow
 from imgcls_search.data.opening import EXTENSIONS, open_image
 from imgcls_search.data.source import LeftOut
 from imgcls_search.data.tally import Tally, image_files
@@ -54,7 +54,8 @@ class Prediction:
 
     def first(self, top: int) -> Prediction:
         """Return the prediction with fewer labels ranked; predicted labels are kept."""
-        kept = [place for place, (name, _) in enumerate(self.ranked) if place < top or name in (self.labels or ())]
+        has = set(self.labels or ())
+        kept = [place for place, (name, _) in enumerate(self.ranked) if place < top or name in has]
         prices = None if self.costs is None else tuple(self.costs[place] for place in kept)
         return replace(self, ranked=tuple(self.ranked[place] for place in kept), costs=prices)
 
@@ -138,16 +139,15 @@ def classify(
 
     With several labels per image, all predicted labels are ranked, even beyond `top`.
 
-    `on_left_out` gets the other contents of a folder. `most_pixels` limits the pixels decoded of an image. `min_confidence` overrides the bundle's; `views` averages the
-    logits of several views of each image.
+    `on_left_out` gets the other contents of a folder. `min_confidence` overrides the bundle's; `views` averages the
+    logits of several views of each image; `most_pixels` limits the pixels that are decoded of an image.
     """
     least = bundle.sureness.min_confidence if min_confidence is None else min_confidence
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
         files = itertools.chain.from_iterable(_files(path, on_left_out) for path in paths)
         while batch := list(itertools.islice(files, BATCH)):
-            yield from _classify(
-                bundle, list(pool.map(lambda file: _decode(file, bundle, most_pixels), batch)), top, least, views
-            )
+            decoded = list(pool.map(lambda file: _decode(file, bundle, most_pixels), batch))
+            yield from _classify(bundle, decoded, top, least, views)
 
 
 def check_confidence(bundle: Bundle, min_confidence: float | None) -> str | None:

@@ -223,6 +223,6 @@ def _label_mistakes(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
                 has=bool(found.labels[image, label]),
                 confidence=found.probabilities[image, label],
             )
-            for image, label in label_mistakes(found.probabilities, said, found.labels)[:WORST]
+            for image, label in label_mistakes(found.probabilities, said, found.labels, WORST)
         ],
     )

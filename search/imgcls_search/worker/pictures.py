@@ -89,19 +89,19 @@ def _of_labels(
                     f"{_named(classes[label])} {shares[image, label]:.0%},\n"
                     + ("has it" if labels[image, label] else "has it not"),
                 )
-                for image, label in label_mistakes(shares, (shares >= cuts).astype(np.uint8), labels)[:WORST]
+                for image, label in label_mistakes(shares, (shares >= cuts).astype(np.uint8), labels, WORST)
             ]
         ),
     }
 
 
 def label_mistakes(
-    probabilities: np.ndarray[Any, Any], said: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any], said: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], most: int
 ) -> list[tuple[int, int]]:
-    """Return the pairs of image and label that are predicted wrongly, the most confident first."""
+    """Return at most `most` pairs of image and label that are predicted wrongly, the most confident first."""
     images, numbers = np.nonzero(said != labels)
     far = np.abs(probabilities[images, numbers] - labels[images, numbers])
-    order = np.argsort(-far, kind="stable")
+    order = np.argsort(-far, kind="stable")[:most]
     return list(zip(images[order].tolist(), numbers[order].tolist(), strict=True))
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 STARTS = 8
 """Cuts that are tried; the most even one wins. Fewer with many images, which even out by themselves."""
 
-ITEMS, CELLS = 100_000, 20_000_000
+ITEMS, CELLS = 100_000, 8_000_000
 """Number of images, and of images times labels, that all tries together process; with more, none are exchanged."""
 
 EXCHANGES = 100

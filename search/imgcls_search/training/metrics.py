@@ -238,9 +238,10 @@ _MEASURES = {
 def softmax(logits: Array) -> Array:
     """Return probabilities [N, classes], in double precision, from logits [N, classes]."""
     # SciPy's softmax gives the same, but is slow to import.
-    numbers = logits.astype(np.float64)
-    powers = np.exp(numbers - numbers.max(axis=1, keepdims=True))
-    probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
+    probabilities: Array = logits.astype(np.float64)
+    probabilities -= probabilities.max(axis=1, keepdims=True)
+    np.exp(probabilities, out=probabilities)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     return probabilities
 
 

@@ -123,7 +123,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
         "val_images": count,
         "interval_of": right,
         "interval": share_interval(accuracy, count) if accuracy is not None and 0 <= accuracy <= 1 and count else None,
-        "reasons": _reasons(found),
+        "failures": _failures(found),
         "best": row_of(winner, record),
         "front": [trial.number for trial in front] if len(front) > 1 else [],
         "cost": cost(record, STATES),
@@ -131,7 +131,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
     }
 
 
-def _reasons(found: Summary) -> list[tuple[str, int]]:
+def _failures(found: Summary) -> list[tuple[str, int]]:
     """Return the reasons of failures and rejections with the number of trials, the most frequent of each first."""
     failed = Counter(f"failed: {failure['reason']}" for failure in found["failures"])
     rejected = Counter({f"rejected before training: {reason}": count for reason, count in found["rejected"].items()})

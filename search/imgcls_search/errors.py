@@ -22,7 +22,7 @@ from __future__ import annotations
 import difflib
 import errno
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,11 +187,6 @@ def first_line(error: BaseException, otherwise: str | None = None) -> str:
     If the message is empty, return `otherwise`, or the name of the exception.
     """
     return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
-
-
-def named(names: Sequence[str], most: int = 20) -> str:
-    """Return names as a message lists them, at most `most`."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

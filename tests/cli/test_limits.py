@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from imgcls_search.catalog import catalog
 from imgcls_search.cli.output import MOST_CLASSES, MOST_FRONT, MOST_LINES, print_classes
+from imgcls_search.data.summary import Summary
 from imgcls_search.space import parse
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.words import some
@@ -88,3 +89,20 @@ def test_a_line_lists_some_and_says_how_many_more() -> None:
     assert some(["a", "b"], 2) == "a, b"
     assert some([str(number) for number in range(1500)], 3) == "0, 1, 2 and 1,497 more"
     assert some([]) == ""
+
+
+def test_many_notes_about_images_are_ten_and_their_number() -> None:
+    summary = Summary(
+        name="photos",
+        classes=1500,
+        images={"train": 3000, "val": 1500},
+        smallest_class=("a", 3),
+        largest_class=("b", 3),
+        sizes=None,
+        unreadable=(),
+        left_out=(),
+        notes=tuple(f"classes 'a{number}' and 'A{number}' differ in case only" for number in range(750)),
+    )
+    line = summary.lines()[-1]
+    assert line.count("differ in case only") == 10
+    assert line.endswith("; 740 more notes")

@@ -20,6 +20,7 @@ from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed,
 from imgcls_search.data.tally import Tally, image_files, is_broken, quoted
 from imgcls_search.errors import DataError, closest
 from imgcls_search.signature import Arg
+from imgcls_search.words import some
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -250,7 +251,7 @@ def similar_names(classes: Sequence[str]) -> Iterator[str]:
             forms = {unicodedata.normalize("NFC", name) for name in names}
             way = "Unicode form" if len(forms) == 1 else "case, spaces or Unicode form"
             # Escaped, since the names look alike otherwise.
-            yield f"classes {', '.join(map(ascii, names))} differ in {way} only"
+            yield f"classes {some([ascii(name) for name in names])} differ in {way} only"
 
 
 def _second_trees(top: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Iterator[str]:

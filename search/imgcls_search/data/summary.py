@@ -14,7 +14,7 @@ from imgcls_search.data import label_sets
 from imgcls_search.data.decode import GRAY_MODES, MAX_PIXELS, THREADS, reason, unlimited_pillow
 from imgcls_search.data.source import LeftOut, Source, Split, advice
 from imgcls_search.errors import DataError
-from imgcls_search.words import counted, some
+from imgcls_search.words import MOST_LISTED, counted, some
 
 LARGEST_CHOICE = 224
 """Upper limit in pixels for a side chosen by default: the usual input size of networks for photographs."""
@@ -120,7 +120,9 @@ class Summary:
                 shown.append(f"{rest:,} more for other reasons")
             found.append(f"not counted: {'; '.join(shown)}")
         if self.notes or self.unreadable:
-            notes = [*self.notes]
+            notes = [*self.notes[:MOST_LISTED]]
+            if len(self.notes) > MOST_LISTED:
+                notes.append(f"{len(self.notes) - MOST_LISTED:,} more notes")
             if self.unreadable:
                 number = counted("image", len(self.unreadable))
                 notes.insert(0, f"{number} cannot be read, for example {self.unreadable[0]}")

@@ -113,8 +113,8 @@ def _find(columns: Sequence[str], header: Sequence[str], place: str) -> dict[str
     if missing:
         near = closest(missing[0], header)
         raise DataError(
-            f"{place}: has no column {', '.join(map(repr, missing))}{near}; its columns: "
-            f"{', '.join(map(repr, header[:20]))}{' and more' if len(header) > 20 else ''}"
+            f"{place}: has no column {some([repr(name) for name in missing])}{near}; its columns: "
+            f"{some([repr(name) for name in header], 20)}"
         )
     for name in columns:
         if header.count(name) > 1:

@@ -15,7 +15,7 @@ STARTS = 8
 """Cuts that are tried; the most even one wins. Fewer with many images, which even out by themselves."""
 
 ITEMS, CELLS = 100_000, 8_000_000
-"""Number of images, and of images times labels, that all tries together process; with more, none are exchanged."""
+"""Images that all tries process, and images times labels of one; with more, one try is made, without exchanges."""
 
 EXCHANGES = 100
 
@@ -35,7 +35,8 @@ def draw(
     rows = labels[pool].astype(bool)
     rows = np.column_stack([rows, ~rows.any(axis=1)])
     wanted = _Wanted(rows, total, spare)
-    tries = [_attempt(wanted, random) for _ in range(max(1, min(STARTS, ITEMS // len(pool), CELLS // rows.size)))]
+    count = min(STARTS, ITEMS // len(pool)) if wanted.allows_exchange else 1
+    tries = [_attempt(wanted, random) for _ in range(count)]
     drawn = min(tries, key=lambda drawn: wanted.cost(rows[drawn].sum(axis=0)))
     return pool[drawn], pool[~drawn]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.errors import closest, named
+from imgcls_search.errors import closest
+from imgcls_search.words import some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ def problem(costs: Costs, classes: Sequence[str] | None = None) -> tuple[str, st
     for true, row in costs.items():
         for name, path in ((true, true), *((predicted, f"{true}.{predicted}") for predicted in row)):
             if classes is not None and name not in classes:
-                return path, f"there is no class {name!r}; classes: {named(classes)}{closest(name, classes)}"
+                return path, f"there is no class {name!r}; classes: {some(classes, 20)}{closest(name, classes)}"
         if row.get(true):
             return (
                 f"{true}.{true}",

@@ -22,7 +22,7 @@ from __future__ import annotations
 import difflib
 import errno
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,11 +212,6 @@ def first_line(error: BaseException, otherwise: str | None = None) -> str:
 def one_line(error: BaseException, most: int | None = None) -> str:
     """Return an exception's message, or else its name, in one line; at most `most` characters of the message."""
     return " ".join(str(error).split())[:most] or type(error).__name__
-
-
-def named(names: Sequence[str], most: int = 20) -> str:
-    """Return names as a message lists them, at most `most`."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -158,6 +158,15 @@ def is_share(name: str) -> bool:
     return name in COUNTS or (class_of(name) is not None and not name.startswith("average_precision:"))
 
 
+def lowest_f1(classes: Mapping[str, Mapping[str, float]], most: int) -> list[str]:
+    """Return the names of at most `most` classes in their order: of many, those with the lowest F1.
+
+    Classes without F1, because they have no images, are the last to be chosen.
+    """
+    worst = set(sorted(classes, key=lambda name: classes[name].get("f1", math.inf))[:most])
+    return [name for name in classes if name in worst]
+
+
 def by_class(metrics: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str, T]]]:
     """Return the metrics of all classes together, and those of single classes by class."""
     together: dict[str, T] = {}

@@ -14,19 +14,21 @@ def softmax(logits: Array) -> Array:
     """Return probabilities [N, classes] from logits [N, classes]."""
     import numpy as np
 
-    # SciPy's softmax gives the same, but is slow to import.
-    numbers = logits.astype(np.float64)
-    powers = np.exp(numbers - numbers.max(axis=1, keepdims=True))
-    probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
+    # SciPy's softmax gives the same, but is slow to import. In place: there may be many images and classes.
+    probabilities: Array = logits.astype(np.float64)
+    probabilities -= probabilities.max(axis=1, keepdims=True)
+    np.exp(probabilities, out=probabilities)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     return probabilities
 
 
 def sigmoid(logits: Array) -> Array:
     """Return probabilities [N, labels] from logits [N, labels]."""
     import numpy as np
-    from scipy.special import expit
 
-    probabilities: Array = expit(logits.astype(np.float64))
+    # `predict` runs where SciPy is not installed. The exponent is never positive, so nothing overflows.
+    powers = np.exp(-np.abs(logits.astype(np.float64)))
+    probabilities: Array = np.where(logits >= 0, 1.0, powers) / (1.0 + powers)
     return probabilities
 
 

@@ -29,7 +29,11 @@ def times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
 
 
-def first_of(texts: Sequence[str], most: int = 10) -> str:
-    """Return at most `most` texts, and how many more there are."""
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+MOST_LISTED = 10
+"""Things that a line or a message lists; with more, it says how many are left out."""
+
+
+def some(texts: Sequence[str], most: int = MOST_LISTED) -> str:
+    """Return the first texts, and how many more there are: `a, b and 3 more`."""
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more

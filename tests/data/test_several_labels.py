@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,18 @@ def test_iterative_stratification_is_more_even_than_chance_and_leaves_no_label_o
         # Images without a label are cut like the others.
         bare = labels.sum(axis=1) == 0
         assert abs(bare[drawn].sum() - 0.2 * bare.sum()) <= 2
+
+
+def test_many_labels_of_many_images_are_cut_in_seconds() -> None:
+    labels = np.zeros((15_000, 1_400), np.uint8)
+    for shift in range(15):
+        labels[np.arange(15_000), (np.arange(15_000) * (shift + 1) + shift * shift) % 1_400] = 1
+    began = time.process_time()
+    drawn, rest = iterative.draw(labels, np.arange(15_000), 3_000, spare=2, seed=(0, 0))
+    assert time.process_time() - began < 40
+    assert (len(drawn), len(rest)) == (3_000, 12_000)
+    assert (labels[drawn].sum(axis=0) >= 1).all()
+    assert (labels[rest].sum(axis=0) >= 2).all()
 
 
 def test_max_train_draws_so_many_images_with_every_label(tmp_path: Path) -> None:

@@ -120,6 +120,10 @@ def test_a_search_of_several_labels_goes_from_table_to_bundle(
     assert "interval of its subset_accuracy is" in html
     with sqlite3.connect(tmp_path / "studies" / "pairs.db") as database:
         attributes = str(database.execute("SELECT value_json FROM trial_system_attributes").fetchall())
+    # The log of a trial has one short line per epoch: scores of each label are in the study.
+    log = (tmp_path / "studies/pairs/logs/trial-00000.log").read_text()
+    assert "epoch 1: {'epoch': 1, 'train_loss': " in log
+    assert "average_precision:" not in log
     assert "label-scores.png" in attributes
     assert "confusion-matrix.png" not in attributes
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.special
 from imgcls_search.errors import DivergedError
 from imgcls_search.measures import NAMED, bounds, by_class, class_of
 from imgcls_search.probabilities import softmax
+from imgcls_search.training import ranking
 from imgcls_search.training.metrics import Wanted, score
 from sklearn import metrics as reference
 
@@ -142,3 +145,16 @@ def test_no_answer_is_no_score(value: float, several: bool) -> None:
     logits, labels = np.array([[value, 0.0], [2.0, 1.0]]), np.array([[0, 1], [1, 0]])
     with pytest.raises(DivergedError, match="NaN or infinite logits"):
         score(logits, labels if several else labels.argmax(axis=1))
+
+
+def test_many_images_of_many_classes_need_little_memory() -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.random((4_000, 3_000))
+    are_of = np.arange(3_000) == random.permutation(4_000)[:, None] % 3_000
+    tracemalloc.start()
+    found = ranking.average_precisions(probabilities, are_of)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Each number of 64 bits needs 96 MB, and the measure has several of each.
+    assert peak < 400e6
+    assert found[:5].tolist() == ranking.average_precisions(probabilities[:, :5], are_of[:, :5]).tolist()

@@ -170,6 +170,18 @@ def test_requests_that_wait_are_answered_together_each_with_its_own(port: int) -
     ]
 
 
+def test_what_would_take_long_to_decode_is_refused(port: int) -> None:
+    """A PNG file has no smaller form to decode, a JPEG file of the same size has."""
+    large = Image.new("L", (8_000, 8_000))
+    files = {kind: io.BytesIO() for kind in ("PNG", "JPEG")}
+    for kind, content in files.items():
+        large.save(content, kind)
+    status, found, _ = ask(port, "POST", "/predict", files["PNG"].getvalue())
+    assert status == 422
+    assert "8000x8000 pixels are too many; allowed: 50 megapixels" in found["error"]
+    assert ask(port, "POST", "/predict", files["JPEG"].getvalue())[0] == 200
+
+
 def endless(total: int) -> Iterator[bytes]:
     yield from (bytes(2**20) for _ in range(total))
 

@@ -111,3 +111,45 @@ def test_confusion_of_many_classes_keeps_those_with_errors() -> None:
     folded = pictures.folded(matrix, kept)
     assert folded.sum() == matrix.sum()
     assert folded.tolist() == [[10, 3, 0, 0], [0, 10, 0, 0], [1, 0, 10, 0], [0, 0, 0, 1970]]
+
+
+def test_of_many_labels_those_with_the_lowest_f1_are_drawn_and_counted() -> None:
+    scores = {
+        f"label {number}": {
+            "precision": 0.5,
+            "recall": 0.5,
+            "f1": number % 1500 / 1500,
+            "average_precision": 0.5,
+            "support": 1500.0 - number,
+        }
+        for number in range(1500)
+    }
+    figure = figures.label_scores(scores)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"label {number}" for number in range(39, -1, -1)]
+    assert axes.get_xlabel() == "40 of 1,500 labels: those with the lowest F1"
+    assert figure.get_figheight() < 13
+    few = figures.label_scores(dict(list(scores.items())[:3]))
+    assert few.axes[0].get_xlabel() == ""
+    assert drawing.to_png(figure)
+
+
+def test_long_class_names_are_cut_above_an_image() -> None:
+    logits, pixels = np.array([[3.0, 0.0]]), np.zeros((1, 1, 1, 1), np.uint8)
+    ((_, text),) = pictures.worst(logits, np.array([1]), pixels, ["c" * 200, "d" * 200])
+    assert text == f"{'c' * 21}… 95%,\nis {'d' * 21}…"
+
+
+def test_of_many_wrong_labels_only_the_most_confident_are_listed() -> None:
+    labels = np.zeros((300, 1500), np.uint8)
+    probabilities = np.full((300, 1500), 0.6)
+    probabilities[7, 1200] = 0.9
+    assert pictures.label_mistakes(probabilities, 1 - labels, labels, 2) == [(7, 1200), (0, 0)]
+
+
+def test_of_many_options_not_every_one_is_named() -> None:
+    words = [f"network {number:03d}" for number in range(300)]
+    figure = figures.slices({"model.timm.name": figures.Slice(words, [0.5] * 300, False)}, "accuracy", across=1)
+    named = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(named) <= figures.MOST_WORDS
+    assert named[:2] == ["network 000", "network 013"]

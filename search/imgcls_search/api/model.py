@@ -16,7 +16,7 @@ from imgcls_search.api.frames import card, frame_of, table
 from imgcls_search.api.options import PathLikeText
 from imgcls_search.api.session import session
 from imgcls_search.errors import NoResultError, UserError
-from imgcls_search.words import counted
+from imgcls_search.words import counted, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ class Predictions:
         rows = []
         for row in list(self._rows())[:SHOWN_IMAGES]:
             label = row["label"]
-            shown = ", ".join(label) if isinstance(label, tuple) else label
+            shown = some(label) if isinstance(label, tuple) else label
             probability = row["probability"]
             rows.append((row["image"], shown, "" if probability is None else f"{probability:.4f}"))
         more = len(self) - len(rows)

@@ -19,11 +19,11 @@ from imgcls_search.cli.options import (
     Views,
     study_files,
 )
-from imgcls_search.cli.output import echo, make_console, make_screens, print_json, warn
+from imgcls_search.cli.output import MOST_CLASSES, echo, make_console, make_screens, print_json, warn
 from imgcls_search.errors import NoResultError, UserError, refuse_idle
 from imgcls_search.measures import PROBE, command_for, main_measure
 from imgcls_search.rounding import measured
-from imgcls_search.words import argument, counted
+from imgcls_search.words import argument, counted, some
 
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
@@ -338,7 +338,8 @@ def serve(
     curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
     curl -F image=@a.jpg -F image=@b.jpg 'http://127.0.0.1:8000/predict?top=1'
 
-    A request may have up to 32 images and 32 MB. Only this machine can connect, unless you set --host.
+    A request may have up to 32 images and 32 MB, and 50 megapixels are decoded of an image. Only this machine can
+    connect, unless you set --host.
     """
     from imgcls_search.deploy.bundle import read
     from imgcls_search.views.addresses import is_loopback
@@ -368,10 +369,10 @@ def _answer(found: Prediction) -> str:
     ranked = [(entry["label"], _in_words(entry)) for entry in ranking(found)]
     if found.labels is None:
         return ", ".join(text for _, text in ranked)
-    has = [text for name, text in ranked if name in found.labels]
+    has = some([text for name, text in ranked if name in found.labels], MOST_CLASSES)
     others = [text for name, text in ranked if name not in found.labels]
     below = f" (below the threshold: {', '.join(others)})" if others else ""
-    return (", ".join(has) or "no label") + below
+    return (has or "no label") + below
 
 
 def _in_words(entry: RankedClass) -> str:

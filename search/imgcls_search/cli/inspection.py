@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_search.cli.output import echo, print_table, warn
 from imgcls_search.rounding import share
-from imgcls_search.words import counted
+from imgcls_search.words import counted, some
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.inspect.clean_table import CleanTable
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Suspects, sets of copies and unreadable images to print; --json and the page have more."""
+
+MOST_CLASSES = 40
+"""Classes to print: of more, the largest and the smallest."""
 
 WEAK = 0.9
 """If a model agrees with a smaller share of the labels, only its first suspects are reliable."""
@@ -40,8 +43,11 @@ def _show_counts(found: Inspection) -> None:
     if found.uncut is not None:
         warn(f"cannot be cut into train, val and test: {found.uncut}")
     names = [split or "uncut" for split in splits]
-    rows = [(entry.name, f"{entry.total:,}", *(f"{entry.by_split[s]:,}" for s in splits)) for entry in found.classes]
+    classes = found.extreme_classes(MOST_CLASSES)
+    rows = [(entry.name, f"{entry.total:,}", *(f"{entry.by_split[s]:,}" for s in splits)) for entry in classes]
     total = ("all", f"{found.images:,}", *(f"{sum(entry.by_split[s] for entry in found.classes):,}" for s in splits))
+    if len(classes) < len(found.classes):
+        echo(f"{len(classes)} of {len(found.classes):,} classes, the largest and the smallest; --json has all:")
     print_table(("class", "images", *names), [*rows, total])
     if len(found.classes) > 1:
         totals = {entry.total for entry in found.classes}
@@ -136,8 +142,7 @@ def _show_labels(found: Inspection) -> None:
         + (" (a weak model suspects too many: look at the first ones)" if judged.agreement < WEAK else "")
     )
     if judged.left_out:
-        names = ", ".join(repr(name) for name in judged.left_out[:SHOWN])
-        echo(f"too few images to be judged: {names}{' and more' if len(judged.left_out) > SHOWN else ''}")
+        echo(f"too few images to be judged: {some([repr(name) for name in judged.left_out])}")
     rows = [
         (each.image.name, each.image.label, each.likely, f"{each.confidence:.2f}", f"{each.given:.2f}")
         for each in judged.suspects[:SHOWN]
@@ -159,6 +164,6 @@ def show_table(table: CleanTable, path: Path) -> None:
     suspects += f", {table.relabelled:,} with the likely label" if table.relabelled else ""
     echo(f"wrote {path}: {table.rows:,} images{suspects}; left out: {left or 'none'}")
     if table.empty_classes:
-        warn(f"{path}: no image of class {', '.join(map(repr, table.empty_classes[:SHOWN]))} is left")
+        warn(f"{path}: no image of class {some([repr(name) for name in table.empty_classes])} is left")
     settings = "".join(f" --set {setting}" for setting in table.settings)
     echo(f"use it with: --data {table.data}{settings}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from imgcls_search.measures import lowest_f1
 from imgcls_search.rounding import measured, pairs, share
 from imgcls_search.terminal import shown
 
@@ -22,6 +23,12 @@ Cell = str | tuple[str, ...]
 
 MOST_CLASSES = 20
 """Print the scores of at most this many classes."""
+
+MOST_LINES = 10
+"""Print at most this many lines of one kind, for example of failed trials."""
+
+MOST_FRONT = 5
+"""Print at most this many trials of a front in a summary."""
 
 CLASS_SCORES = ("precision", "recall", "f1")
 
@@ -52,6 +59,14 @@ def print_table(headings: tuple[Cell, ...], rows: Iterable[tuple[Cell, ...]]) ->
     console.print(table)
 
 
+def print_some(lines: Sequence[str]) -> None:
+    """Print lines; of many, the first ones, and how many more there are."""
+    for line in lines[:MOST_LINES]:
+        echo(line)
+    if len(lines) > MOST_LINES:
+        echo(f"and {len(lines) - MOST_LINES:,} more of these lines; --json has all")
+
+
 def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
     """Print the scores of each class; if there are many, of those with the lowest F1 score."""
     # With several labels: the scores are those at the thresholds.
@@ -62,10 +77,10 @@ def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
     }
     if not seen:
         return
-    worst = sorted(seen, key=lambda name: seen[name]["f1"])[:MOST_CLASSES]
-    names = [name for name in seen if name in worst]
+    names = lowest_f1(seen, MOST_CLASSES)
     if len(names) < len(classes):
-        echo(f"{len(names)} of {len(classes)} classes, those with images and the lowest F1 score:")
+        kinds = "labels" if is_of_labels else "classes"
+        echo(f"{len(names)} of {len(classes):,} {kinds}, those with images and the lowest F1 score; --json has all:")
     rows = [
         (
             name,
@@ -131,9 +146,9 @@ def plain(number: float) -> str:
 
 
 def best_lines(best: list[TrialSummary], images: int | None) -> Iterable[str]:
-    """Return a line for the best trial, or for each of a front's first 5 trials, scored on `images` images."""
+    """Return a line for the best trial, or for each of the first trials of a front, scored on `images` images."""
     what = "on the front" if len(best) > 1 else "best"
-    return (f"{what}: trial {trial['trial']}, {pairs(trial['values'], images)}" for trial in best[:5])
+    return (f"{what}: trial {trial['trial']}, {pairs(trial['values'], images)}" for trial in best[:MOST_FRONT])
 
 
 def going_on(outlook: Expected) -> str:

@@ -13,7 +13,16 @@ import typer
 
 from imgcls_search import durations
 from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyName, study_files
-from imgcls_search.cli.output import best_lines, echo, going_on, print_classes, print_json, print_table
+from imgcls_search.cli.output import (
+    MOST_FRONT,
+    best_lines,
+    echo,
+    going_on,
+    print_classes,
+    print_json,
+    print_some,
+    print_table,
+)
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
 from imgcls_search.words import counted, times
@@ -46,12 +55,9 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     echo(found["stands"] + ("; run it again to resume" if found["state"] == "interrupted" else ""))
     for line in pretraining_lines(found["backbones"], found["state"]):
         echo(line)
-    for reason, count in found["rejected"].items():
-        echo(f"rejected before training: {count} x {reason}")
-    for reason, count in found["troubles"].items():
-        echo(f"fault: {count} x {reason}")
-    for failure in found["failures"]:
-        echo(f"trial {failure['trial']} failed: {failure['reason']}")
+    print_some([f"rejected before training: {count} x {reason}" for reason, count in found["rejected"].items()])
+    print_some([f"fault: {count} x {reason}" for reason, count in found["troubles"].items()])
+    print_some([f"trial {failure['trial']} failed: {failure['reason']}" for failure in found["failures"]])
     for limit, count in found["over_limits"].items():
         echo(f"complete, but over a limit and so never best: {count} x {limit}")
     for line in best_lines(found["best"], found["val_images"]):
@@ -84,7 +90,7 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
     if as_json:
         print_json({"study": study, "state": now.state, "stands": str(now), "best": found, "confirmed": confirmed})
         return
-    for trial in found:
+    for trial in found[:MOST_FRONT]:
         values = pairs(trial["values"], record.val_images)
         echo(f"trial {trial['trial']}: {values}, {trial['sizes']['params']:,.0f} parameters")
         if scores := record.by_number[trial["trial"]].fold_scores:
@@ -101,6 +107,9 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
         if trial["limited"]:
             echo(f"  limited: {pairs(trial['limited'], record.val_images)}")
         print_classes(trial["classes"])
+    if len(found) > MOST_FRONT:
+        where = f"imgcls-search front {record.argument}"
+        echo(f"and {len(found) - MOST_FRONT:,} more on the front; --json and {where} have all")
     if now.state != "finished":
         echo(f"the search: {now}")
     echo(_trust(record, [trial["trial"] for trial in found]))

@@ -25,11 +25,9 @@ from imgcls_search.data.source import Source, Split, advice
 from imgcls_search.errors import UNWRITTEN, DataError
 from imgcls_search.progress import Progress
 from imgcls_search.rounding import size
-from imgcls_search.words import first_of
+from imgcls_search.words import some
 
 BATCH = 256
-SHOWN = 10
-"""Number of damaged images listed in an error."""
 
 
 class SplitSummary(TypedDict, total=False):
@@ -176,7 +174,7 @@ def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> S
     kept = source.without(unreadable)
     had, has = (label_sets.count(each.labels["train"], len(source.classes)) for each in (source, kept))
     if empty := [repr(source.classes[number]) for number in np.flatnonzero((had > 0) & (has == 0))]:
-        raise DataError(f"{source.place}: no image of class {', '.join(empty[:SHOWN])} to train on can be read")
+        raise DataError(f"{source.place}: no image of class {some(empty)} to train on can be read")
     for split, names in kept.names.items():
         if not names and source.names[split]:
             raise DataError(f"{source.place}: no image in {split} can be read")
@@ -225,7 +223,7 @@ class _Writer:
             broken = [f"{name} ({why})" for found in self.broken.values() for name, why in found.items()]
             raise _UnreadableError(
                 f"{self.source.place}: {len(broken)} of {self.total} images cannot be read: "
-                f"{first_of(broken, SHOWN)}{advice(self.source, self.total - len(broken))}",
+                f"{some(broken)}{advice(self.source, self.total - len(broken))}",
                 self.broken,
             )
         # Written last, so that a folder with this file is complete.

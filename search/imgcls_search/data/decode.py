@@ -84,31 +84,37 @@ BLANK_SHARE = 0.995
 
 
 def decode(
-    image: Image.Image, size: ImageSize, channels: int, fit: Fit = "crop", fill: Fill = "mean"
+    image: Image.Image,
+    size: ImageSize,
+    channels: int,
+    fit: Fit = "crop",
+    fill: Fill = "mean",
+    most_pixels: int = MAX_PIXELS,
 ) -> npt.NDArray[np.uint8]:
     """Return an image as uint8 [channels, height, width]; the same pixels if it has that size.
 
     It is resized with an antialiased bilinear filter: `crop` covers the size and crops the middle; `pad` fits the whole
     image inside, between borders of the colour `fill`; `squash` stretches each side. EXIF rotation is undone;
     transparency is laid on white; 16-bit gray is scaled to 8 bits; of an animation, the first frame is used. Decoding
-    may use the image up: do not read from it again.
+    may use the image up: do not read from it again. `most_pixels` limits the pixels that are decoded: of a large JPEG
+    fewer than it has.
 
     Raises:
-        DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
+        DataError: it has more than `MAX_PIXELS` or `most_pixels` pixels or values of an unknown range (floats).
         OSError, SyntaxError, ValueError and others of Pillow's: the file is damaged.
     """
-    return _also_bare(image, lambda whole: _decode(whole, size, channels, fit, fill))
+    return _also_bare(image, lambda whole: _decode(whole, size, channels, fit, fill, most_pixels))
 
 
-def decode_in(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
+def decode_in(frame: Frame, image: Image.Image, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image with the settings of a frame, including its margin."""
-    return decode(image, frame.kept, frame.channels, frame.fit, frame.fill)
+    return decode(image, frame.kept, frame.channels, frame.fit, frame.fill, most_pixels)
 
 
-def decode_middle(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
+def decode_middle(frame: Frame, image: Image.Image, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image for evaluation, without the margin."""
     rows, columns = frame.middle
-    return np.ascontiguousarray(decode_in(frame, image)[:, rows, columns])
+    return np.ascontiguousarray(decode_in(frame, image, most_pixels)[:, rows, columns])
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -147,7 +153,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         return plain if plain.mode == "RGB" else plain.convert("RGB")
 
 
-def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: Fill) -> npt.NDArray[np.uint8]:
+def _decode(
+    image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: Fill, most_pixels: int
+) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     height, width = sides(size)
@@ -155,6 +163,7 @@ def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: 
     # A JPEG of 12 megapixels decodes about ten times faster at an eighth of its size. Keep twice the longer wanted
     # side, so that the filter below still averages; the EXIF tag may swap the sides.
     image.draft(None, (2 * max(height, width),) * 2)
+    check_kind(image, most_pixels)
     with _ROOM.of(image.width * image.height):
         upright = _upright(image)
         plain = _opaque(upright).convert("L" if channels == 1 else "RGB")
@@ -232,18 +241,16 @@ def unlimited_pillow() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def check_kind(image: Image.Image) -> None:
+def check_kind(image: Image.Image, most: int = MAX_PIXELS) -> None:
     """Refuse an image that cannot be decoded, from its header alone.
 
     Raises:
-        DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
+        DataError: it has more than `most` pixels or values of an unknown range (floats).
     """
     if image.mode == "F":
         raise DataError("pixels are floats, whose range is unknown; allowed: 8- or 16-bit images")
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{image.width}x{image.height} pixels are too many; allowed: {MAX_PIXELS // 1_000_000} megapixels"
-        )
+    if image.width * image.height > most:
+        raise DataError(f"{image.width}x{image.height} pixels are too many; allowed: {most // 1_000_000} megapixels")
 
 
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}

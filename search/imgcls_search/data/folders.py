@@ -17,9 +17,10 @@ from imgcls_search.data import fingerprint, groups
 from imgcls_search.data.listing import Listing
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Test, Val
-from imgcls_search.data.tally import Tally, image_files, is_broken, some
+from imgcls_search.data.tally import Tally, image_files, is_broken, quoted
 from imgcls_search.errors import CutError, DataError, closest
 from imgcls_search.signature import Arg
+from imgcls_search.words import some
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -266,7 +267,7 @@ def similar_names(classes: Sequence[str]) -> Iterator[str]:
             forms = {unicodedata.normalize("NFC", name) for name in names}
             way = "Unicode form" if len(forms) == 1 else "case, spaces or Unicode form"
             # Escaped, since the names look alike otherwise.
-            yield f"classes {', '.join(map(ascii, names))} differ in {way} only"
+            yield f"classes {some([ascii(name) for name in names])} differ in {way} only"
 
 
 def _second_trees(top: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Iterator[str]:
@@ -278,7 +279,7 @@ def _second_trees(top: Path, classes: Sequence[str], found: Mapping[str, Sequenc
     for names in inside.values():
         if len(names) > 1 and len(alike := [name for name in inside if inside[name] == names]) > 1:
             yield (
-                f"classes {some(alike)} hold the same folders ({some(sorted(names))}): if those are the classes, "
+                f"classes {quoted(alike)} hold the same folders ({quoted(sorted(names))}): if those are the classes, "
                 "give one of the trees as the folder"
             )
             return
@@ -286,9 +287,11 @@ def _second_trees(top: Path, classes: Sequence[str], found: Mapping[str, Sequenc
         folders = set(_subfolders(top / name, Tally(top)))
         if twins := sorted(folders & (set(classes) - {name})):
             what = "a folder named like another class" if len(twins) == 1 else "folders named like other classes"
-            yield f"class {name!r} holds {what} ({some(twins)}), read as images of {name!r}: it may be a second tree"
+            yield f"class {name!r} holds {what} ({quoted(twins)}), read as images of {name!r}: it may be a second tree"
         elif len(splits := sorted(folders & {*SPLITS, *ALIASES})) > 1:
-            yield f"class {name!r} holds folders named like splits ({some(splits)}): all of them are read as one class"
+            yield (
+                f"class {name!r} holds folders named like splits ({quoted(splits)}): all of them are read as one class"
+            )
 
 
 def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: str) -> None:
@@ -296,7 +299,7 @@ def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: s
     empty = [name for name, paths in trained.items() if not paths]
     if empty:
         raise DataError(
-            f"{place}: no image in class {some(empty)}; put images there (.jpg, .png, .webp and the other raster "
+            f"{place}: no image in class {quoted(empty)}; put images there (.jpg, .png, .webp and the other raster "
             "formats of Pillow; not .heic), or delete the folder"
         )
     for split, tree in found.items():
@@ -304,7 +307,7 @@ def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: s
         if trained and strange:
             near = closest(strange[0], trained)
             raise DataError(
-                f"{place}: class {some(strange)} is in {split} but not in train{near}; allowed: train's classes"
+                f"{place}: class {quoted(strange)} is in {split} but not in train{near}; allowed: train's classes"
             )
         if not any(tree.values()):
             raise DataError(f"{place}: no image in {split}; fill it or remove it")

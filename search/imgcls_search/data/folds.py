@@ -11,7 +11,7 @@ from imgcls_search.data import label_sets
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import CutError
-from imgcls_search.words import first_of
+from imgcls_search.words import some
 
 Numbers = npt.NDArray[np.int64]
 
@@ -100,8 +100,8 @@ def refuse_untrained(
     trained = held.sum(axis=0) - held + label_sets.count(labels[kept], len(classes))
     if bad := [repr(classes[number]) for number in np.flatnonzero((trained == 0).any(axis=0)).tolist()]:
         raise CutError(
-            f"{place}: all images of class {first_of(bad)} are in one of {len(folds)} folds; needed: at least 2 "
-            "images, or groups, of each class outside the test split"
+            f"{place}: all images of class {some(bad)} are in one of {len(folds)} folds; needed: at least 2 images, "
+            "or groups, of each class outside the test split"
         )
 
 
@@ -109,9 +109,7 @@ def rare_classes(labels: Labels, folds: Sequence[Numbers], classes: Sequence[str
     """Return notes about classes without images in some folds."""
     missing = (_counts(labels, folds, classes) == 0).sum(axis=0).tolist()
     rare = [f"{name!r} (not in {count} of {len(folds)})" for name, count in zip(classes, missing, strict=True) if count]
-    if not rare:
-        return []
-    return [f"no image in some folds of class {first_of(rare, 5)}"]
+    return [f"no image in some folds of class {some(rare, 5)}"] if rare else []
 
 
 def _counts(labels: Labels, folds: Sequence[Numbers], classes: Sequence[str]) -> Numbers:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from imgcls_search.data import label_sets
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import BuildError, CutError, DataError
-from imgcls_search.words import first_of
+from imgcls_search.words import some
 
 Numbers = npt.NDArray[np.int64]
 
@@ -114,8 +114,8 @@ def check_room(groups: Groups, labels: Labels, pool: Numbers, classes: Sequence[
     small = [f"{classes[number]!r} ({count})" for number, count in enumerate(counts.tolist()) if count < parts]
     if small:
         raise CutError(
-            f"{place}: too few groups in class {first_of(small)}; needed: at least {parts}, since all of a "
-            "group is in one split"
+            f"{place}: too few groups in class {some(small)}; needed: at least {parts}, since all of a group is in one "
+            "split"
         )
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 STARTS = 8
 """Cuts that are tried; the most even one wins. Fewer with many images, which even out by themselves."""
 
-ITEMS = 100_000
-"""Number of images that all tries together process; with more, images are not exchanged."""
+ITEMS, CELLS = 100_000, 8_000_000
+"""Images that all tries process, and images times labels of one; with more, one try is made, without exchanges."""
 
 EXCHANGES = 100
 
@@ -34,28 +34,49 @@ def draw(
     random = np.random.RandomState(seed)
     rows = labels[pool].astype(bool)
     rows = np.column_stack([rows, ~rows.any(axis=1)])
-    tries = [_attempt(rows, total, spare, random) for _ in range(max(1, min(STARTS, ITEMS // len(pool))))]
-    drawn = min(tries, key=lambda drawn: _cost(rows, drawn, total, spare))
+    wanted = _Wanted(rows, total, spare)
+    count = min(STARTS, ITEMS // len(pool)) if wanted.allows_exchange else 1
+    tries = [_attempt(wanted, random) for _ in range(count)]
+    drawn = min(tries, key=lambda drawn: wanted.cost(rows[drawn].sum(axis=0)))
     return pool[drawn], pool[~drawn]
 
 
-def _attempt(rows: Flags, total: int, spare: int, random: np.random.RandomState) -> Flags:
-    drawn = _stratified(rows, total / len(rows), random)
-    marks = rows[:, :-1]
+class _Wanted:
+    """The labels of all images, and what a cut of them should be."""
+
+    def __init__(self, rows: Flags, total: int, spare: int) -> None:
+        self.rows, self.total, self.spare = rows, total, spare
+        self.counts = rows.sum(axis=0)
+        self.allows_exchange = len(rows) <= ITEMS and rows.size <= CELLS
+        # Each product with flags would convert them to numbers again.
+        self.numbers = rows.astype(np.float64) if self.allows_exchange else rows
+
+    def cost(self, held: Numbers) -> float:
+        """Return the distance of the label shares from the wanted share; a missing label outweighs any distance.
+
+        `held` are the images of each label in the drawn part.
+        """
+        counts, images = self.counts, len(self.rows)
+        far = held / np.maximum(counts, 1) - np.where(counts, self.total / images, 0)
+        lacking = (held[:-1] < 1) | (counts - held < self.spare)[:-1]
+        return float((far**2).sum() + images * (lacking & (counts[:-1] > 0)).sum())
+
+
+def _attempt(wanted: _Wanted, random: np.random.RandomState) -> Flags:
+    rows = wanted.rows
+    drawn = _stratified(rows, wanted.total / len(rows), random)
     order = random.permutation(len(rows))
-    _complete(drawn, marks, order, spare)
-    _resize(drawn, rows, order, total, spare)
-    if len(rows) <= ITEMS:
-        _exchange(drawn, rows, total, spare)
+    _complete(drawn, rows[:, :-1], order, wanted.spare)
+    surplus = int(drawn.sum()) - wanted.total
+    if not wanted.allows_exchange:
+        _resize(drawn, rows, order, surplus, wanted.spare)
+        return drawn
+    held = rows[drawn].sum(axis=0)
+    for _ in range(abs(surplus)):
+        if _move_best(drawn, held, wanted, from_drawn=surplus > 0) is None:
+            break
+    _exchange(drawn, held, wanted)
     return drawn
-
-
-def _cost(rows: Flags, drawn: Flags, total: int, spare: int) -> float:
-    """Return the distance of the label shares from the wanted share; a missing label outweighs any distance."""
-    counts, held = rows.sum(axis=0), rows[drawn].sum(axis=0)
-    far = held / np.maximum(counts, 1) - np.where(counts, total / len(rows), 0)
-    lacking = (held[:-1] < 1) | (counts - held < spare)[:-1]
-    return float((far**2).sum() + len(rows) * (lacking & (counts[:-1] > 0)).sum())
 
 
 def _stratified(rows: Flags, share: float, random: np.random.RandomState) -> Flags:
@@ -100,14 +121,8 @@ def _complete(drawn: Flags, marks: Flags, order: Numbers, spare: int) -> None:
                         counts[1 - part] -= mine
 
 
-def _resize(drawn: Flags, rows: Flags, order: Numbers, total: int, spare: int) -> None:
+def _resize(drawn: Flags, rows: Flags, order: Numbers, surplus: int, spare: int) -> None:
     """Move images until the wanted number is drawn, without taking the last of a label from a part."""
-    surplus = int(drawn.sum()) - total
-    if len(rows) <= ITEMS:
-        for _ in range(abs(surplus)):
-            if _move_best(drawn, rows, total, spare, from_drawn=surplus > 0) is None:
-                return
-        return
     is_drawn = surplus > 0
     least = 1 if is_drawn else spare
     marks = rows[:, :-1]
@@ -121,33 +136,43 @@ def _resize(drawn: Flags, rows: Flags, order: Numbers, total: int, spare: int) -
             surplus -= 1 if is_drawn else -1
 
 
-def _exchange(drawn: Flags, rows: Flags, total: int, spare: int) -> None:
+def _exchange(drawn: Flags, held: Numbers, wanted: _Wanted) -> None:
     """Exchange images between the parts while that makes the shares of the labels more even."""
-    cost = _cost(rows, drawn, total, spare)
+    cost = wanted.cost(held)
     for _ in range(EXCHANGES):
-        out = _move_best(drawn, rows, total, spare, from_drawn=True)
-        back = None if out is None else _move_best(drawn, rows, total, spare, from_drawn=False)
-        now = _cost(rows, drawn, total, spare)
+        out = _move_best(drawn, held, wanted, from_drawn=True)
+        back = None if out is None else _move_best(drawn, held, wanted, from_drawn=False)
+        now = wanted.cost(held)
         if out is None or back is None or now >= cost - 1e-12:
             for item in (out, back):
                 if item is not None:
-                    drawn[item] = not drawn[item]
+                    _move(item, drawn, held, wanted)
             return
         cost = now
 
 
-def _move_best(drawn: Flags, rows: Flags, total: int, spare: int, *, from_drawn: bool) -> int | None:
-    """Move the image that improves the label shares most to the other part; return None if none may move."""
-    counts, held = rows.sum(axis=0), rows[drawn].sum(axis=0)
+def _move_best(drawn: Flags, held: Numbers, wanted: _Wanted, *, from_drawn: bool) -> int | None:
+    """Move the image that improves the label shares most to the other part; return None if none may move.
+
+    `held` are the images of each label in the drawn part.
+    """
+    rows, counts = wanted.rows, wanted.counts
     here = held if from_drawn else counts - held
-    is_tight = here <= (1 if from_drawn else spare)
+    is_tight = here <= (1 if from_drawn else wanted.spare)
     is_tight[-1] = False
-    may = (drawn == from_drawn) & ~rows[:, is_tight].any(axis=1)
+    may = drawn == from_drawn
+    may[may] = ~rows[np.ix_(may, is_tight)].any(axis=1)
     if not may.any():
         return None
     weight = 1 / np.maximum(counts, 1)
-    far = held * weight - total / len(rows)
-    change = rows @ (weight**2 + (-2 if from_drawn else 2) * far * weight)
+    far = held * weight - wanted.total / len(rows)
+    change = wanted.numbers @ (weight**2 + (-2 if from_drawn else 2) * far * weight)
     item = int(np.where(may, change, np.inf).argmin())
-    drawn[item] = not from_drawn
+    _move(item, drawn, held, wanted)
     return item
+
+
+def _move(item: int, drawn: Flags, held: Numbers, wanted: _Wanted) -> None:
+    """Move an image to the other part."""
+    held += wanted.rows[item] * (-1 if drawn[item] else 1)
+    drawn[item] = not drawn[item]

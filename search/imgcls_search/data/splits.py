@@ -16,7 +16,7 @@ from imgcls_search.data import iterative, label_sets
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import CutError
-from imgcls_search.words import first_of
+from imgcls_search.words import some
 
 Split = Literal["train", "val", "test"]
 Numbers = npt.NDArray[np.int64]
@@ -114,7 +114,7 @@ def _refuse_missing(cut: Mapping[Split, Numbers], labels: Labels, classes: Seque
         missing = [repr(classes[number]) for number in np.flatnonzero(labels[items].sum(axis=0) == 0).tolist()]
         if missing:
             raise CutError(
-                f"{place}: no cut was found that has label {', '.join(missing[:10])} in {split}; more images, or other "
+                f"{place}: no cut was found that has label {some(missing)} in {split}; more images, or other "
                 "shares of val and test, may help"
             )
 
@@ -128,8 +128,8 @@ def _check_room(
     if small:
         place = place if seen is None else seen[numbers[0]]
         raise CutError(
-            f"{place}: too few images in class {first_of(small)}; needed: at least {len(parts)}, one each "
-            f"for {', '.join(parts)}"
+            f"{place}: too few images in class {some(small)}; needed: at least {len(parts)}, one each for "
+            f"{', '.join(parts)}"
         )
 
 

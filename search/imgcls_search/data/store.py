@@ -26,7 +26,7 @@ from imgcls_search.data.stream import Streamed
 from imgcls_search.errors import UNWRITTEN, BuildError, DataError, writing
 from imgcls_search.image_size import ImageSize, normal, sides
 from imgcls_search.progress import Progress
-from imgcls_search.words import first_of
+from imgcls_search.words import some
 
 READABLE = "-test-is-readable"
 """Suffix of files that mark a test split as checked for unreadable images."""
@@ -259,8 +259,7 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
         is_cut = source.prints.seen == source.prints.whole
         when = " before the search, which remembers what images it had" if is_cut else ""
         raise DataError(
-            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: "
-            f"{first_of(broken, arrays.SHOWN)}; "
+            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {some(broken)}; "
             f"fix or remove them{when}"
         )
     with writing(mark, DataError):

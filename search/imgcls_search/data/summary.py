@@ -14,7 +14,7 @@ from imgcls_search.data import label_sets
 from imgcls_search.data.decode import GRAY_MODES, THREADS, check_kind, reason, unlimited_pillow
 from imgcls_search.data.source import LeftOut, Source, Split, advice
 from imgcls_search.errors import DataError
-from imgcls_search.words import counted, first_of
+from imgcls_search.words import MOST_LISTED, counted, some
 
 LARGEST_CHOICE = 224
 """Upper limit in pixels for a side chosen by default: the usual input size of networks for photographs."""
@@ -120,7 +120,9 @@ class Summary:
                 shown.append(f"{rest:,} more for other reasons")
             found.append(f"not counted: {'; '.join(shown)}")
         if self.notes or self.unreadable:
-            notes = [*self.notes]
+            notes = [*self.notes[:MOST_LISTED]]
+            if len(self.notes) > MOST_LISTED:
+                notes.append(f"{len(self.notes) - MOST_LISTED:,} more notes")
             if self.unreadable:
                 number = counted("image", len(self.unreadable))
                 notes.insert(0, f"{number} cannot be read, for example {self.unreadable[0]}")
@@ -162,7 +164,7 @@ def read_headers(source: Source, splits: Sequence[Split] = ("train", "val")) -> 
     unreadable = tuple(f"{name} ({header})" for name, header in zip(names, found, strict=True) if _is_reason(header))
     if unreadable and (not source.skips_unreadable or len(unreadable) == len(items)):
         raise DataError(
-            f"{source.place}: cannot read {len(unreadable)} of {len(items)} images: {first_of(unreadable)}"
+            f"{source.place}: cannot read {len(unreadable)} of {len(items)} images: {some(unreadable)}"
             f"{advice(source, len(items) - len(unreadable))}"
         )
     good = [(name, header) for name, header in zip(names, found, strict=True) if not isinstance(header, str)]

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search.errors import DataError, closest, first_line
+from imgcls_search.words import some
 
 DELIMITERS: Mapping[str, Sequence[str]] = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 """Delimiters of text files, by extension; spreadsheets of many countries write CSV with `;`."""
 
 MEMORY = 100_000
 """Number of distinct cells that are cached, so that equal cells of a million rows are one object."""
-
-SHOWN = 10
-"""Number of rows listed in an error."""
-
 PARQUET = ".parquet"
 KINDS = "a table ending in .csv, .tsv or .parquet"
 
@@ -59,9 +56,8 @@ class Rows:
 def refuse(rows: Rows, column: str, bad: Sequence[int], what: str) -> None:
     """Raise DataError about cells of a column, if there are any; it shows the first and lists the others."""
     if bad:
-        others = ", ".join(rows.line(row) for row in bad[1 : SHOWN + 1])
-        more = f" and {len(bad) - SHOWN - 1:,} more" if len(bad) > SHOWN + 1 else ""
-        raise DataError(f"{rows.where(bad[0], column)}: {what}{f'; as in {others}{more}' if others else ''}")
+        others = some([rows.line(row) for row in bad[1:]])
+        raise DataError(f"{rows.where(bad[0], column)}: {what}{f'; as in {others}' if others else ''}")
 
 
 def read_rows(path: Path, columns: Sequence[str], place: str) -> Rows:
@@ -117,8 +113,8 @@ def _find(columns: Sequence[str], header: Sequence[str], place: str) -> dict[str
     if missing:
         near = closest(missing[0], header)
         raise DataError(
-            f"{place}: has no column {', '.join(map(repr, missing))}{near}; its columns: "
-            f"{', '.join(map(repr, header[:20]))}{' and more' if len(header) > 20 else ''}"
+            f"{place}: has no column {some([repr(name) for name in missing])}{near}; its columns: "
+            f"{some([repr(name) for name in header], 20)}"
         )
     for name in columns:
         if header.count(name) > 1:

@@ -12,8 +12,9 @@ from typing import overload
 
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import LeftOut
-from imgcls_search.data.table_file import SHOWN, Rows
+from imgcls_search.data.table_file import Rows
 from imgcls_search.errors import DataError
+from imgcls_search.words import some
 
 DRIVE = re.compile(r"[A-Za-z]:/|//")
 """The start of an absolute Windows path, with backslashes replaced by slashes."""
@@ -100,10 +101,9 @@ def look_for_files(rows: Rows, column: str, names: Sequence[str], top: Path) -> 
         missing += [row for file, row in files.items() if not os.path.isfile(here / file)]  # noqa: PTH113
     if missing:
         missing.sort()
-        shown = ", ".join(f"{names[row]!r} ({rows.line(row)})" for row in missing[:SHOWN])
-        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+        shown = some([f"{names[row]!r} ({rows.line(row)})" for row in missing])
         raise DataError(
-            f"{rows.where(missing[0], column)}: {len(missing):,} of {len(rows):,} images are missing: {shown}{more}"
+            f"{rows.where(missing[0], column)}: {len(missing):,} of {len(rows):,} images are missing: {shown}"
             f"{_twin(top, names[missing[0]])}; paths start from {top}; data.table.root names another folder"
         )
     return (LeftOut(reason="image that no row names", count=others, example=example),) if others else ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import LeftOut
 from imgcls_search.errors import DataError
-from imgcls_search.words import counted, first_of
+from imgcls_search.words import counted, some
 
 SYSTEM_FOLDERS = (
     "__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "recycler", "recycled", "system volume information",
@@ -51,7 +51,7 @@ class Tally:
         """Raise DataError if there are broken links."""
         if self.broken_links:
             raise DataError(
-                f"{place}: {counted('broken link', len(self.broken_links))}: {some(sorted(self.broken_links))}; "
+                f"{place}: {counted('broken link', len(self.broken_links))}: {quoted(sorted(self.broken_links))}; "
                 "restore what they point to, or delete them"
             )
 
@@ -104,6 +104,6 @@ def image_files(top: Path, tally: Tally) -> Iterator[Path]:
                 tally.add_other(entry.name, entry.path)
 
 
-def some(names: Sequence[str]) -> str:
+def quoted(names: Sequence[str]) -> str:
     """Return the first names in quotes, and how many more there are."""
-    return first_of([repr(name) for name in names])
+    return some([repr(name) for name in names])

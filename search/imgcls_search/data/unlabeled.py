@@ -30,7 +30,7 @@ from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.errors import DataError
 from imgcls_search.progress import Progress
 from imgcls_search.signature import Arg, build
-from imgcls_search.words import counted
+from imgcls_search.words import counted, some
 
 Pixels = npt.NDArray[np.uint8] | Streamed | Chosen
 
@@ -100,7 +100,7 @@ class Unlabeled:
         found = [f"{self.place}: pretrains on {counted('image', len(self))}{left}"]
         if self.unreadable:
             number = counted("image", len(self.unreadable))
-            found.append(f"{self.place}: left out {number} that cannot be read: {', '.join(self.unreadable)}")
+            found.append(f"{self.place}: left out {number} that cannot be read: {some(self.unreadable)}")
         return found
 
 

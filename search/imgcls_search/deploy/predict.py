@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search import costs
-from imgcls_search.data.decode import THREADS, decode_middle, reason, unlimited_pillow
+from imgcls_search.data.decode import MAX_PIXELS, THREADS, decode_middle, reason, unlimited_pillow
 from imgcls_search.data.opening import EXTENSIONS, open_image
 from imgcls_search.data.source import LeftOut
 from imgcls_search.data.tally import Tally, image_files
@@ -55,7 +55,8 @@ class Prediction:
 
     def first(self, top: int) -> Prediction:
         """Return the prediction with fewer labels ranked; predicted labels are kept."""
-        kept = [place for place, (name, _) in enumerate(self.ranked) if place < top or name in (self.labels or ())]
+        has = set(self.labels or ())
+        kept = [place for place, (name, _) in enumerate(self.ranked) if place < top or name in has]
         prices = None if self.costs is None else tuple(self.costs[place] for place in kept)
         return replace(self, ranked=tuple(self.ranked[place] for place in kept), costs=prices)
 
@@ -133,19 +134,21 @@ def classify(
     on_left_out: Callable[[Path, Sequence[LeftOut]], None] = lambda folder, found: None,
     min_confidence: float | None = None,
     views: ViewsName = "none",
+    most_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction | Skipped]:
     """Yield the `top` labels of every image, in order; a folder yields all images below it.
 
     With several labels per image, all predicted labels are ranked, even beyond `top`.
 
     `on_left_out` gets the other contents of a folder. `min_confidence` overrides the bundle's; `views` averages the
-    logits of several views of each image.
+    logits of several views of each image; `most_pixels` limits the pixels that are decoded of an image.
     """
     least = bundle.sureness.min_confidence if min_confidence is None else min_confidence
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
         files = itertools.chain.from_iterable(_files(path, on_left_out) for path in paths)
         while batch := list(itertools.islice(files, BATCH)):
-            yield from _classify(bundle, list(pool.map(lambda file: _decode(file, bundle), batch)), top, least, views)
+            decoded = list(pool.map(lambda file: _decode(file, bundle, most_pixels), batch))
+            yield from _classify(bundle, decoded, top, least, views)
 
 
 def check_confidence(bundle: Bundle, min_confidence: float | None) -> str | None:
@@ -285,17 +288,17 @@ def _files(
         yield Skipped(image=str(path), reason=f"no image in this folder; looked for {' '.join(EXTENSIONS)}")
 
 
-def _decode(file: Path | InMemory | Skipped, bundle: Bundle) -> _Decoded:
+def _decode(file: Path | InMemory | Skipped, bundle: Bundle, most_pixels: int) -> _Decoded:
     if isinstance(file, Skipped):
         return file
     if isinstance(file, InMemory):
         try:
-            return file.name, decode_middle(bundle.frame, file.image)
+            return file.name, decode_middle(bundle.frame, file.image, most_pixels)
         except Exception as error:
             return Skipped(image=file.name, reason=reason(error))
     try:
         with open_image(file) as image:
-            return str(file), decode_middle(bundle.frame, image)
+            return str(file), decode_middle(bundle.frame, image, most_pixels)
     except OSError as error:
         return Skipped(image=str(file), reason=error.strerror or reason(error))
     # Pillow raises almost anything for damaged files.

@@ -11,8 +11,11 @@ from imgcls_search.costs import Costs
 from imgcls_search.jobs.evaluation import Evaluation
 from imgcls_search.training.metrics import Wanted, score
 
-RESAMPLES = 200
-"""Number of resamples of the images for an interval of any metric."""
+RESAMPLES, LEAST_RESAMPLES = 200, 40
+"""Number of resamples of the images for an interval of any metric, and with very many images and labels."""
+
+CELLS = 100_000_000
+"""Images times labels that all resamples together score: more take minutes."""
 
 Score = Callable[[Any], float]
 """Scores the images at some indices."""
@@ -20,7 +23,7 @@ Score = Callable[[Any], float]
 
 def interval_of(found: Evaluation, metric: str) -> tuple[float, float]:
     """Return the 95 % interval of an evaluation's metric from sampling its images."""
-    return interval(lambda chosen: _measured(found, metric, chosen), len(found.labels))
+    return _interval(lambda chosen: _measured(found, metric, chosen), found.labels)
 
 
 def interval_of_mean(trainings: Sequence[Evaluation], metric: str) -> tuple[float, float]:
@@ -29,13 +32,14 @@ def interval_of_mean(trainings: Sequence[Evaluation], metric: str) -> tuple[floa
     def mean(chosen: Any) -> float:
         return float(np.mean([_measured(found, metric, chosen) for found in trainings]))
 
-    return interval(mean, len(trainings[0].labels))
+    return _interval(mean, trainings[0].labels)
 
 
-def interval(measure: Score, count: int) -> tuple[float, float]:
+def _interval(measure: Score, labels: Any) -> tuple[float, float]:
     """Return the bootstrap interval of a score: the middle 95 % over `RESAMPLES` resamples of the images."""
-    stream = np.random.default_rng(0)
-    values = [measure(stream.integers(0, count, count)) for _ in range(RESAMPLES)]
+    stream, count = np.random.default_rng(0), len(labels)
+    resamples = int(np.clip(CELLS // labels.size, LEAST_RESAMPLES, RESAMPLES))
+    values = [measure(stream.integers(0, count, count)) for _ in range(resamples)]
     values = [value for value in values if np.isfinite(value)]
     if not values:
         return float("nan"), float("nan")
@@ -55,7 +59,7 @@ def interval_of_difference(
     def gap(chosen: Any) -> float:
         return _measured(first, metric, chosen, stated) - _measured(second, metric, chosen, stated)
 
-    return interval(gap, len(first.labels))
+    return _interval(gap, first.labels)
 
 
 def _measured(found: Evaluation, metric: str, chosen: Any, stated: Costs | None = None) -> float:

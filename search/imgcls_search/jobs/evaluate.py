@@ -34,7 +34,7 @@ from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
 from imgcls_search.training import checkpoint, custom_metrics
 from imgcls_search.training.metrics import Wanted, score
-from imgcls_search.words import first_of
+from imgcls_search.words import some
 from imgcls_search.worker import cross_validation, finish, pipeline
 
 CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "separator", "labels", "split", "group")
@@ -220,4 +220,4 @@ def record_opening(path: Path, about: dict[str, Any]) -> None:
 
 
 def _show(names: Sequence[str]) -> str:
-    return first_of([repr(name) for name in names], 5)
+    return some([repr(name) for name in names], 5)

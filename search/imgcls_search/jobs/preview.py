@@ -19,6 +19,7 @@ from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 from imgcls_search.terminal import shown
+from imgcls_search.words import some
 from imgcls_search.worker import pipeline
 
 EPOCHS = 9
@@ -115,7 +116,7 @@ def _several_classes(labels: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any,
 def _written(label: np.ndarray[Any, Any], data: Prepared) -> str:
     """Return the class of an image, or its labels, 0 or 1 [labels], as text."""
     numbers = [int(label)] if np.ndim(label) == 0 else np.flatnonzero(label).tolist()
-    return shown(", ".join(data.classes[number] for number in numbers) or "no label")
+    return shown(some([data.classes[number] for number in numbers]) or "no label")
 
 
 def _captions(targets: torch.Tensor, data: Prepared) -> list[str]:

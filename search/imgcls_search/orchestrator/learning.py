@@ -27,7 +27,7 @@ from imgcls_search.study.files import StudyFiles, find_study, study_names
 from imgcls_search.study.glance import Glance, glance
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
-from imgcls_search.words import counted, first_of
+from imgcls_search.words import counted, some
 
 KEY = "study.learn_from"
 
@@ -64,9 +64,9 @@ def learn(space: Space, files: StudyFiles, say: Callable[[str], None]) -> list[L
     found = reader.read_all() if isinstance(asked, str) else reader.read_named(asked)
     if found:
         names = [f"{fact['study']} ({counted('trial', len(fact['rows']))})" for fact in found]
-        say(f"learns from {len(found)} earlier stud{'y' if len(found) == 1 else 'ies'}: {first_of(names, SHOWN)}")
+        say(f"learns from {len(found)} earlier stud{'y' if len(found) == 1 else 'ies'}: {some(names, SHOWN)}")
     if reader.left_out:
-        say(f"does not learn from {first_of([f'{name}: {why}' for name, why in reader.left_out.items()], SHOWN)}")
+        say(f"does not learn from {some([f'{name}: {why}' for name, why in reader.left_out.items()], SHOWN)}")
     return found
 
 
@@ -91,7 +91,7 @@ def note_of_change(record: Record, space: Space) -> str | None:
     if then is None or _plain(then) == _plain(now):
         return None
     names = [fact["study"] for fact in record.facts.get("learned", [])]
-    learned = f"from {first_of(names, SHOWN)}" if names else "nothing"
+    learned = f"from {some(names, SHOWN)}" if names else "nothing"
     return f"{KEY}: decides at the beginning of a study; this one learned {learned}, and learns nothing now"
 
 
@@ -274,3 +274,7 @@ def _numbers(version: str) -> list[int]:
 
 def _plain(asked: Any) -> Any:
     return asked if isinstance(asked, str) else list(asked)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return some(names, SHOWN)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from imgcls_search import costs, terminal
-from imgcls_search.errors import UserError, closest, named
+from imgcls_search.errors import UserError, closest
 from imgcls_search.measures import COSTED
 from imgcls_search.space import Space
+from imgcls_search.words import some
 
 Locate = Callable[[str], str]
 """Returns the location of a setting, such as `spaces/vit.yaml:14:5`."""
@@ -48,10 +49,10 @@ def refuse_unknown(document: Mapping[str, Any], classes: Sequence[str], locate: 
     for path, weights in _weights(document):
         for name in weights:
             if name not in classes:
-                known = f"classes: {named(classes)}{closest(name, classes)}"
+                known = f"classes: {some(classes, 20)}{closest(name, classes)}"
                 raise _error(locate, f"{path}.{name}", path, f"there is no class {name!r}; {known}")
         if left_out := [name for name in classes if name not in weights]:
-            notes.append(terminal.shown(f"{path}: classes without a weight get weight 1: {named(left_out)}"))
+            notes.append(terminal.shown(f"{path}: classes without a weight get weight 1: {some(left_out, 20)}"))
     if (stated := costs.of(document)) is not None:
         _refuse_costs(stated, classes, locate)
     return notes

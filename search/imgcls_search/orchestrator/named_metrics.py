@@ -8,11 +8,12 @@ from pathlib import Path
 from imgcls_search import terminal
 from imgcls_search.data import Source, describe, is_there, label_sets
 from imgcls_search.data.label_sets import Labels
-from imgcls_search.errors import UserError, closest, named
+from imgcls_search.errors import UserError, closest
 from imgcls_search.measures import class_of
 from imgcls_search.orchestrator import named_classes
 from imgcls_search.space import Space
 from imgcls_search.training.custom_metrics import is_custom
+from imgcls_search.words import some
 
 
 def refuse_early(space: Space, cache: Path, source: Source | None = None) -> None:
@@ -67,7 +68,7 @@ def undefined(metric: str, classes: Sequence[str], seen: Collection[int], split:
     """Return why a metric has no value on a split that shows the classes `seen`, or None if it has one."""
     name = class_of(metric)
     if name is not None and name not in classes:
-        return f"there is no class {name!r}; classes: {named(classes)}{closest(name, classes)}"
+        return f"there is no class {name!r}; classes: {some(classes, 20)}{closest(name, classes)}"
     if name is not None and classes.index(name) not in seen:
         return f"no {split} image is of class {name!r}"
     if _needs(metric) and metric != "top5_accuracy" and len(seen) < 2 and not _works_on_one(metric):

@@ -14,12 +14,17 @@ from typing import Any, Literal, Protocol
 
 from imgcls_search.config import Scalar, Value
 from imgcls_search.space.problems import canonical, plain, show
+from imgcls_search.words import some
 
 When = tuple[tuple[str, str], ...]
 """The branches that must be chosen, for example `(("model", "vit"),)`."""
 
 MAX_STEPS = 2**53
 """Optuna stores parameters as floats, which cannot represent all whole numbers beyond this."""
+
+
+MOST_CHOICES = 20
+"""Choices of one parameter that a line lists."""
 
 
 class Suggests(Protocol):
@@ -310,7 +315,7 @@ def same(value: Any, other: Any) -> bool:
 
 def one_of(choices: Sequence[Scalar]) -> str:
     """Return choices in words, as in `one of none, rand`."""
-    return "one of " + ", ".join(choice if isinstance(choice, str) else show(choice) for choice in choices)
+    return "one of " + some([choice if isinstance(choice, str) else show(choice) for choice in choices], MOST_CHOICES)
 
 
 def _range(kind: str, low: float, high: float, step: float | None, log: bool) -> str:

@@ -14,7 +14,7 @@ from imgcls_search.measures import sign_of
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
-from imgcls_search.words import first_of
+from imgcls_search.words import some
 
 LISTED = 5
 """Most trials of a front that a message lists."""
@@ -87,7 +87,7 @@ def the_best(record: Record) -> Trial:
 
 def listed(trials: Sequence[Trial], record: Record) -> str:
     """Return the numbers and values of a few trials in one line."""
-    return first_of([f"{trial.number} ({values_in_words(trial, record)})" for trial in trials], LISTED)
+    return some([f"{trial.number} ({values_in_words(trial, record)})" for trial in trials], LISTED)
 
 
 def values_in_words(trial: Trial, record: Record) -> str:

@@ -37,7 +37,7 @@ from imgcls_search.study.trial_attributes import (
 )
 from imgcls_search.study.writes import Writes
 from imgcls_search.trial import State, Trial
-from imgcls_search.words import counted, first_of
+from imgcls_search.words import counted, some
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Record(StoredFacts):
         """Return a line about trials that no search made, or None if there are none."""
         if not self.foreign_trials:
             return None
-        shown = first_of([f"{other.number} ({other.state})" for other in self.foreign_trials.values()], 5)
+        shown = some([f"{other.number} ({other.state})" for other in self.foreign_trials.values()], 5)
         waits = any(other.state == "waiting" for other in self.foreign_trials.values())
         return (
             f"study {self.study.study_name}: left out {counted('trial', len(self.foreign_trials))} that imgcls-search "

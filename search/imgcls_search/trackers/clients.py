@@ -205,8 +205,9 @@ CLIENTS: Mapping[str, Callable[[Settings, TrackedStudy], Client]] = {
 
 
 def _plain(name: str) -> str:
-    """Return a name with only letters, digits and `_-./`, which every tracker accepts."""
-    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-./") else "_" for letter in name)
+    """Return a name of at most 250 letters, digits and `_-./`, which every tracker accepts."""
+    kept = (letter if letter.isascii() and (letter.isalnum() or letter in "_-./") else "_" for letter in name)
+    return "".join(kept)[:250]
 
 
 def _pixels(file: Path) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from imgcls_search.measures import SUPPORT, THRESHOLD, class_of, specificity
 from imgcls_search.probabilities import sigmoid
 from imgcls_search.training import custom_metrics
-from imgcls_search.training.ranking import average_precisions, roc_areas, sensitivity
+from imgcls_search.training.ranking import average_precisions, by_block, roc_areas, sensitivity
 
 MIDDLE = 0.5
 """The threshold of a label that no image has."""
@@ -89,6 +89,10 @@ def choose_thresholds(probabilities: Array, truth: Array) -> Array:
     All thresholds between two neighbouring probabilities decide alike: use 0.5 if it is between them, else the middle.
     Of equally good thresholds, take the nearest to 0.5; a label that no image has gets 0.5.
     """
+    return by_block(_choose_thresholds, probabilities, truth)
+
+
+def _choose_thresholds(probabilities: Array, truth: Array) -> Array:
     count, labels = probabilities.shape
     order = np.argsort(-probabilities, axis=0, kind="stable")
     upper = np.take_along_axis(probabilities, order, axis=0)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+CELLS = 4_000_000
+"""Images times classes at a time: a few arrays of that many numbers fit any memory, ten of 100,000 x 1,500 do not."""
+
+
+def by_block(measure: Callable[[Array, Array], Array], probabilities: Array, are_of: Array) -> Array:
+    """Apply a measure of each class, which are both columns, to a few classes at a time."""
+    images, classes = probabilities.shape
+    step = max(1, CELLS // max(images, 1))
+    blocks = [slice(start, start + step) for start in range(0, max(classes, 1), step)]
+    return np.concatenate([measure(probabilities[:, block], are_of[:, block]) for block in blocks])
 
 
 def average_precisions(probabilities: Array, are_of: Array) -> Array:
@@ -14,6 +26,10 @@ def average_precisions(probabilities: Array, are_of: Array) -> Array:
 
     `probabilities` and `are_of` (whether an image is of a class) are [N, classes]; each class has an image.
     """
+    return by_block(_average_precisions, probabilities, are_of)
+
+
+def _average_precisions(probabilities: Array, are_of: Array) -> Array:
     order = np.argsort(-probabilities, axis=0, kind="stable")
     ordered = np.take_along_axis(probabilities, order, axis=0)
     hits = np.take_along_axis(are_of, order, axis=0)
@@ -33,6 +49,10 @@ def roc_areas(probabilities: Array, are_of: Array) -> Array:
 
     `probabilities` and `are_of` (whether an image is of a class) are [N, classes]; each class has some images, not all.
     """
+    return by_block(_roc_areas, probabilities, are_of)
+
+
+def _roc_areas(probabilities: Array, are_of: Array) -> Array:
     positive = are_of.sum(axis=0)
     ranks = np.stack([_ranks(column) for column in probabilities.T], axis=1)
     mine = np.where(are_of, ranks, 0).sum(axis=0)

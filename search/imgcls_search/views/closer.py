@@ -21,6 +21,7 @@ from imgcls_search.jobs.neighbours import affordable, features, nearest, unit
 from imgcls_search.terminal import shown
 from imgcls_search.training.images import ImageSet, step_of
 from imgcls_search.views.mistakes import EvaluatedTrial
+from imgcls_search.words import some
 from imgcls_search.worker import features as kept_features
 from imgcls_search.worker import image_sets
 
@@ -153,7 +154,7 @@ def _near(looked: EvaluatedTrial, pixels: np.ndarray[Any, Any], among: TrainingI
 def _label(label: Any, data: Prepared) -> str:
     if np.ndim(label) == 0:
         return shown(data.classes[int(label)])
-    return ", ".join(shown(data.classes[number]) for number in np.flatnonzero(label).tolist()) or "none"
+    return some([shown(data.classes[number]) for number in np.flatnonzero(label).tolist()]) or "none"
 
 
 def _originals(looked: EvaluatedTrial, place: Mapping[str, str]) -> Callable[[str], Image | None]:

@@ -89,7 +89,7 @@ def _values(found: Inspection) -> dict[str, Any]:
         "splits": [split or "uncut" for split in splits],
         "classes": [
             (entry.name, entry.total, [entry.by_split[split] for split in splits], round(100 * entry.total / most, 1))
-            for entry in found.classes[:MOST_ROWS]
+            for entry in found.extreme_classes(MOST_ROWS)
         ],
         "more_classes": max(0, len(found.classes) - MOST_ROWS),
         "properties": list(_properties(found)),

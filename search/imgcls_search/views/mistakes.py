@@ -17,7 +17,7 @@ from imgcls_search.data.folds import places
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.jobs.evaluate import out_of_fold, read_both
 from imgcls_search.jobs.evaluation import Evaluation, measure_on
-from imgcls_search.measures import by_class
+from imgcls_search.measures import by_class, lowest_f1
 from imgcls_search.rounding import pairs
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.terminal import shown
@@ -31,9 +31,6 @@ WORST = 24
 
 MOST_PAIRS = 8
 """Most pairs of classes to describe in words."""
-
-MOST_ROWS = 40
-"""Show the scores of at most this many classes: those with the lowest F1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +105,7 @@ class Mistakes:
     """Rows of a table, one per class: name, precision, recall, F1 and images; or name and scores by name."""
 
     more_scores: int
-    """Number of classes left out of the table."""
+    """Number of classes or labels left out of the table."""
 
     measures: str
     decision: str
@@ -135,7 +132,8 @@ def mistakes_of(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
     matrix = confusion_matrix(found.labels, predicted, labels=labels)
     has_costs = costs.of(looked.config.tree) is not None
-    rows = list(zip(classes, *scores, strict=True))
+    rows = dict(zip(found.classes, zip(classes, *scores, strict=True), strict=True))
+    listed = lowest_f1({name: {"f1": row[3]} for name, row in rows.items()}, figures.MOST_LABELS)
     return Mistakes(
         of_labels=False,
         pictures=[
@@ -143,8 +141,8 @@ def mistakes_of(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
             for figure, caption in zip(confusions(matrix, classes), _captions(len(classes)), strict=False)
         ],
         confused=confused_pairs(matrix, classes),
-        scores=_worst_rows(rows),
-        more_scores=max(0, len(rows) - MOST_ROWS),
+        scores=[rows[name] for name in listed],
+        more_scores=len(rows) - len(listed),
         measures=pairs(by_class(found.metrics)[0], len(found.labels)),
         decision="by predict.costs: the class of least expected cost" if has_costs else "",
         wrong=len(wrong),
@@ -173,15 +171,7 @@ def _captions(count: int) -> tuple[str, ...]:
     )
 
 
-def _worst_rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return the rows of classes; if there are many, those with the lowest F1, which is the fourth cell."""
-    if len(rows) <= MOST_ROWS:
-        return list(rows)
-    worst = sorted(range(len(rows)), key=lambda number: rows[number][3])[:MOST_ROWS]
-    return [rows[number] for number in sorted(worst)]
-
-
-def confused_pairs(matrix: Any, classes: Sequence[str]) -> list[str]:
+def confused_pairs(matrix: Any, classes: Sequence[str], most: int = MOST_PAIRS) -> list[str]:
     """Return the most frequent confusions in words, most frequent first: 'glass taken for tin: 14 of 75'."""
     errors = matrix - np.diag(np.diag(matrix))
     totals = matrix.sum(axis=1)
@@ -212,14 +202,14 @@ def _label_mistakes(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
     classes = list(map(shown, found.classes))
     single = by_class(found.metrics)[1]
     said = found.decided
-    rows = [(shown(name), single[name]) for name in found.classes]
     scores = {shown(name): scores for name, scores in single.items() if "f1" in scores}
+    listed = lowest_f1(single, figures.MOST_LABELS)
     return Mistakes(
         of_labels=True,
         pictures=[book.picture(figures.label_scores(scores), "Recall, precision and average precision of each label")],
         confused=_confused_labels(found, classes),
-        scores=rows,
-        more_scores=0,
+        scores=[(shown(name), single[name]) for name in listed],
+        more_scores=len(single) - len(listed),
         measures=pairs(by_class(found.metrics)[0], len(found.labels)),
         decision="",
         wrong=int((said != found.labels).any(axis=1).sum()),
@@ -233,6 +223,6 @@ def _label_mistakes(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
                 has=bool(found.labels[image, label]),
                 confidence=found.probabilities[image, label],
             )
-            for image, label in label_mistakes(found.probabilities, said, found.labels)[:WORST]
+            for image, label in label_mistakes(found.probabilities, said, found.labels, WORST)
         ],
     )

@@ -23,7 +23,7 @@ from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
-from imgcls_search.study.summary import STATES, summarise
+from imgcls_search.study.summary import STATES, Summary, summarise
 from imgcls_search.trial import Trial
 from imgcls_search.views.browse import row_of
 from imgcls_search.views.closer import Close, Mistake, TrainingImages, look_closer
@@ -36,6 +36,7 @@ from imgcls_search.words import counted
 from imgcls_search.worker import figures
 
 TOP_ROWS = 20
+"""Most rows of a table: the best trials, or reasons of failures."""
 
 
 STEPS = 6
@@ -92,6 +93,7 @@ def _render(values: Mapping[str, Any]) -> str:
         spread=spread,
         optimism_of_each=optimism_of_each,
         duration=durations.show,
+        most_rows=TOP_ROWS,
         hours=hours,
     )
     return environment.from_string(text).render(values)
@@ -119,13 +121,19 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
         "val_images": count,
         "interval_of": right,
         "interval": share_interval(accuracy, count) if accuracy is not None and 0 <= accuracy <= 1 and count else None,
-        "rejected": found["rejected"],
-        "failures": Counter(failure["reason"] for failure in found["failures"]).most_common(),
+        "failures": _failures(found),
         "best": row_of(winner, record),
         "front": [trial.number for trial in front] if len(front) > 1 else [],
         "cost": cost(record, STATES),
         "top": [row_of(trial, record) for trial in best.ranked(record)[:TOP_ROWS]],
     }
+
+
+def _failures(found: Summary) -> list[tuple[str, int]]:
+    """Return the reasons of failures and rejections with the number of trials, the most frequent of each first."""
+    failed = Counter(f"failed: {failure['reason']}" for failure in found["failures"])
+    rejected = Counter({f"rejected before training: {reason}": count for reason, count in found["rejected"].items()})
+    return [*failed.most_common(), *rejected.most_common()]
 
 
 def _winner(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) -> dict[str, Any]:

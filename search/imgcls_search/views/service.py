@@ -29,6 +29,9 @@ MOST_BYTES = 32 * 2**20
 MOST_IMAGES = 32
 """Most images in a request."""
 
+MOST_PIXELS = 50_000_000
+"""Most pixels decoded of an image; a file of a few kilobytes may claim any number, and other requests wait."""
+
 MOST_WAITING = 64
 """Most requests that wait; more are refused and may try again."""
 
@@ -96,7 +99,7 @@ class Queue:
 
     def _classify(self, asked: Sequence[WaitingImages]) -> list[Found]:
         files = [file for one in asked for file in one.files]
-        found = iter(list(classify(self.bundle, files, top=max(one.top for one in asked))))
+        found = iter(list(classify(self.bundle, files, top=max(one.top for one in asked), most_pixels=MOST_PIXELS)))
         return [[_first(next(found), one.top) for _ in one.files] for one in asked]
 
 

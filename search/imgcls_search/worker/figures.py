@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgcls_search.measures import LEAST_SPREAD
+from imgcls_search.measures import LEAST_SPREAD, lowest_f1
 from imgcls_search.worker.drawing import STYLE, WIDTH, new_figure
 
 # isort: split
@@ -77,12 +77,21 @@ def confusion(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> Figure:
     return figure
 
 
+MOST_LABELS = 40
+"""Most labels with a line each in a picture or a table: more are a page of many screens."""
+
+
 @mpl.rc_context(STYLE)
 def label_scores(labels: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw precision, recall and average precision of each label as points, the label with the most images on top."""
-    order = sorted(labels, key=lambda name: labels[name]["support"])
-    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in order]
-    figure, axes = new_figure(WIDTH, min(12.0, max(2.4, 0.28 * len(names) + 1.2)))
+    """Draw precision, recall and average precision of each label as points, the label with the most images on top.
+
+    With more than `MOST_LABELS` labels, only those with the lowest F1 are drawn.
+    """
+    order = sorted(lowest_f1(labels, MOST_LABELS), key=lambda name: labels[name]["support"])
+    names = [cut(name, 24) for name in order]
+    figure, axes = new_figure(WIDTH, max(2.4, 0.28 * len(names) + 1.2))
+    if len(order) < len(labels):
+        axes.set_xlabel(f"{len(order)} of {len(labels):,} labels: those with the lowest F1")
     for measure, mark in (("precision", "o"), ("recall", "s"), ("average_precision", "|")):
         values = [labels[name][measure] for name in order]
         axes.plot(values, range(len(order)), mark, label=measure.replace("_", " "), ms=6, alpha=0.8)
@@ -242,6 +251,9 @@ def slices(columns: Mapping[str, Slice], y: str, across: int = 3) -> Figure:
 MOST_OPTIONS = 5
 """Largest number of different values with a tick each."""
 
+MOST_WORDS = 24
+"""Most options that are named below a picture; of more, every second, third and so on is named."""
+
 
 def _draw_slice(axes: Any, xs: Sequence[Any], ys: Sequence[float], *, log: bool) -> None:
     style: Any = {"ms": 3.5, "alpha": 0.6, "rasterized": len(xs) > 300}
@@ -264,7 +276,9 @@ def _draw_options(axes: Any, words: Sequence[str], ys: Sequence[float], style: A
     axes.plot([places[word] + shift for word, shift in zip(words, shifts, strict=True)], ys, "o", **style)
     # Vertical if they would overlap.
     is_long = sum(map(len, places)) > 24 or len(places) > MOST_OPTIONS
-    axes.set_xticks(range(len(places)), [cut(word, 16) for word in places], rotation=90 if is_long else 0)
+    step = -(-len(places) // MOST_WORDS)
+    named = [cut(word, 16) for word in list(places)[::step]]
+    axes.set_xticks(range(0, len(places), step), named, rotation=90 if is_long else 0)
     axes.set_xlim(-0.5, len(places) - 0.5)
 
 

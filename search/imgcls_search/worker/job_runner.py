@@ -26,6 +26,7 @@ from imgcls_search.errors import (
     disk_trouble,
     first_line,
 )
+from imgcls_search.measures import by_class
 from imgcls_search.protocol import (
     CheckpointSaved,
     Drawn,
@@ -219,7 +220,7 @@ class JobRunner:
             if stopping or session.epoch == job.until_epoch or self.saver.is_due(metrics["seconds"]):
                 self._save(session, job, data)
                 yield CheckpointSaved(trial=job.trial, epoch=session.epoch)
-            print(f"epoch {session.epoch}: {metrics}", flush=True)  # noqa: T201 - the trial's log
+            print(f"epoch {session.epoch}: {by_class(metrics)[0]}", flush=True)  # noqa: T201 - the trial's log
             yield EpochEnded(trial=job.trial, metrics=metrics)
             if stopping and session.epoch < job.until_epoch:
                 yield Stopped(trial=job.trial)
@@ -326,7 +327,7 @@ class JobRunner:
             # The score is that of all folds; the file is the last fold's network, with its size and latency.
             scores = {name: value for name, value in scores.items() if name in NOT_OF_IMAGES}
         metrics = {**scores, "seconds": round(time.monotonic() - started, 4)}
-        print(f"as deployed after epoch {session.epoch}: {metrics} {found.notes}", flush=True)  # noqa: T201
+        print(f"as deployed after epoch {session.epoch}: {by_class(metrics)[0]} {found.notes}", flush=True)  # noqa: T201
         if job.artifact and self.leads:
             state = {
                 "model": found.model.state_dict(),

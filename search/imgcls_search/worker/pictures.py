@@ -87,22 +87,22 @@ def _of_labels(
             [
                 (
                     np.asarray(pixels[np.array([image])])[0],
-                    f"{shown(classes[label])} {shares[image, label]:.0%},\n"
+                    f"{_named(classes[label])} {shares[image, label]:.0%},\n"
                     + ("has it" if labels[image, label] else "has it not"),
                 )
-                for image, label in label_mistakes(shares, (shares >= cuts).astype(np.uint8), labels)[:WORST]
+                for image, label in label_mistakes(shares, (shares >= cuts).astype(np.uint8), labels, WORST)
             ]
         ),
     }
 
 
 def label_mistakes(
-    probabilities: np.ndarray[Any, Any], said: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any], said: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], most: int
 ) -> list[tuple[int, int]]:
-    """Return the pairs of image and label that are predicted wrongly, the most confident first."""
+    """Return at most `most` pairs of image and label that are predicted wrongly, the most confident first."""
     images, numbers = np.nonzero(said != labels)
     far = np.abs(probabilities[images, numbers] - labels[images, numbers])
-    order = np.argsort(-far, kind="stable")
+    order = np.argsort(-far, kind="stable")[:most]
     return list(zip(images[order].tolist(), numbers[order].tolist(), strict=True))
 
 
@@ -131,10 +131,15 @@ def worst(
     return [
         (
             np.asarray(pixels[np.array([index])])[0],
-            f"{shown(classes[predicted[index]])} {confidence[index]:.0%},\nis {shown(classes[labels[index]])}",
+            f"{_named(classes[predicted[index]])} {confidence[index]:.0%},\nis {_named(classes[labels[index]])}",
         )
         for index in mistakes(shares, predicted, labels)[:WORST].tolist()
     ]
+
+
+def _named(name: str) -> str:
+    """Return a class name that has room above its image."""
+    return figures.cut(shown(name), 22)
 
 
 def _decided(shares: np.ndarray[Any, Any], classes: Sequence[str], stated: costs.Costs | None) -> np.ndarray[Any, Any]:

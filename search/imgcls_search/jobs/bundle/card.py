@@ -11,7 +11,7 @@ from imgcls_search.deploy.bundle import EXECUTORCH, FILES, OPENVINO
 from imgcls_search.image_size import sides
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, Score, same_decisions
 from imgcls_search.jobs.bundle.sureness import AnsweredMetrics, CalibrationMetrics
-from imgcls_search.measures import COSTED, NAMED
+from imgcls_search.measures import COSTED, NAMED, lowest_f1
 from imgcls_search.rounding import measured, share, spread
 
 MOST_CLASSES = 50
@@ -205,16 +205,17 @@ def _more_scores(score: Score) -> Iterator[str]:
     classes = {name: found for name, found in score.get("classes", {}).items() if "f1" in found}
     if not classes:
         return
-    worst = sorted(classes, key=lambda name: classes[name]["f1"])[:MOST_CLASSES]
-    if len(worst) < len(classes):
-        yield from ("", f"The {MOST_CLASSES} classes with the lowest F1 score; `metrics.json` has all:")
     of_labels = any("threshold" in found for found in classes.values())
+    worst = lowest_f1(classes, MOST_CLASSES)
+    if len(worst) < len(classes):
+        kinds = "labels" if of_labels else "classes"
+        yield from ("", f"The {MOST_CLASSES} {kinds} with the lowest F1 score; `metrics.json` has all:")
     if of_labels:
         yield from ("", "| label | precision | recall | F1 | average precision | threshold | images |")
         yield "|---|---|---|---|---|---|---|"
     else:
         yield from ("", "| class | precision | recall | F1 | images |", "|---|---|---|---|---|")
-    for name in (name for name in classes if name in worst):
+    for name in worst:
         found = classes[name]
         cells = [share(found[key], int(found["support"])) for key in ("precision", "recall", "f1")]
         if of_labels:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 STARTS = 8
 """Cuts that are tried; the most even one wins. Fewer with many images, which even out by themselves."""
 
-ITEMS, CELLS = 100_000, 8_000_000
-"""Images that all tries process, and images times labels of one; with more, one try is made, without exchanges."""
+ITEMS = 100_000
+"""Images that all tries process; with more, one try is made, without exchanges."""
 
 EXCHANGES = 100
 
@@ -47,7 +47,7 @@ class _Wanted:
     def __init__(self, rows: Flags, total: int, spare: int) -> None:
         self.rows, self.total, self.spare = rows, total, spare
         self.counts = rows.sum(axis=0)
-        self.allows_exchange = len(rows) <= ITEMS and rows.size <= CELLS
+        self.allows_exchange = len(rows) <= ITEMS
         # Each product with flags would convert them to numbers again.
         self.numbers = rows.astype(np.float64) if self.allows_exchange else rows
 

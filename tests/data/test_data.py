@@ -386,7 +386,7 @@ def test_files_of_the_same_size_and_time_are_read_once(tmp_path: Path, monkeypat
     # It has changed within the last seconds, and might again within one tick.
     assert describe(component, cache).fingerprint
     assert read[9:] == [changed]
-    (cache / "hashes.sqlite").write_bytes(b"no database" * 500)
+    (cache / "checked-hashes.sqlite").write_bytes(b"no database" * 500)
     assert describe(component).fingerprint == describe(component, cache).fingerprint
 
 
@@ -400,7 +400,7 @@ def test_damaged_row_of_the_cache_of_hashes_is_no_other_image(damage: str, tmp_p
     component = Component(path="data.folder", name="folder", args={"root": str(photos)})
     first = describe(component, cache).fingerprint
     value = "(SELECT digest FROM files ORDER BY path DESC LIMIT 1)" if damage == "another" else damage
-    with closing(sqlite3.connect(cache / "hashes.sqlite")) as memory, memory:
+    with closing(sqlite3.connect(cache / "checked-hashes.sqlite")) as memory, memory:
         where = "WHERE path = (SELECT path FROM files ORDER BY path LIMIT 1)"
         assert memory.execute(f"UPDATE files SET digest = {value} {where}").rowcount == 1  # noqa: S608
     assert describe(component, cache).fingerprint == first

@@ -32,7 +32,9 @@ BLOCK = 1 << 20
 SETTLED_SECONDS = 2.0
 """A file changed more recently than this may change again within one tick of its time stamp: do not cache its hash."""
 
-FILE = "hashes.sqlite"
+FILE = "checked-hashes.sqlite"
+"""Earlier versions have `hashes.sqlite`, whose rows have no check."""
+
 _folders: list[Path] = []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -450,6 +451,9 @@ def test_table_goes_the_way_of_a_study(study: Path, imgcls: Callable[..., Answer
     other = imgcls("run", "base.yaml", "--data", f"table:new/labels.csv:{top}", "--set", "study.trials=2")
     assert is_one_line(other) or other.err.count("error: ") == 1, other
     assert "was started with other images" in other.err
+    assert re.search(
+        r"(then|as many as now,) [0-9,]+ train, [0-9,]+ val, [0-9,]+ test images of 2 classes", other.err
+    ), other.err
     assert imgcls("run", "base.yaml", "--data", "digits", "--skip-unreadable").code == 2
 
 

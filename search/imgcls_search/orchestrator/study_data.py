@@ -22,6 +22,7 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.facts import ChangedTest, DataFact, Opening
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import Record, load
+from imgcls_search.words import counted
 
 FACTS: Final[Mapping[str, Literal["data_root", "data_file"]]] = {"root": "data_root", "file": "data_file"}
 """The facts that say in which folder, and in which table, the images of a study were last found."""
@@ -266,7 +267,7 @@ def refuse_other(record: Record, config: TrialConfig, data: Prepared, helper: He
     """
     known = prints_of(record)
     if not data.prints.are_of(known) and not helper.has_prints(config, known):
-        raise _others(record, data.classes, data.counts, data.fingerprint)
+        raise _others(record, data.classes, data.counts)
 
 
 def refuse_other_unopened(record: Record, component: Component, cache: Path) -> None:
@@ -282,17 +283,24 @@ def refuse_other_unopened(record: Record, component: Component, cache: Path) -> 
         return
     source = describe(component, cache)
     if not source.has_prints(prints_of(record)):
-        counts: dict[str, int] = {split: len(names) for split, names in source.names.items()}
-        raise _others(record, source.classes, counts, source.fingerprint)
+        raise _others(record, source.classes, {split: len(names) for split, names in source.names.items()})
 
 
-def _others(record: Record, classes: Sequence[str], counts: Mapping[str, int], fingerprint: str) -> StudyError:
+def _others(record: Record, classes: Sequence[str], counts: Mapping[str, int]) -> StudyError:
     known = record.fact("data")
-    return StudyError(
-        f"study {record.study.study_name!r} was started with other images: then {known['images']} of "
-        f"{len(known['classes'])} classes, fingerprint {known['fingerprint']}; now {dict(counts)} of "
-        f"{len(classes)} classes, fingerprint {fingerprint}; put them back, or begin another study: run ... --name NAME"
+    then, now = _in_words(known["images"], len(known["classes"])), _in_words(counts, len(classes))
+    differ = (
+        f"then {then}; now {now}" if then != now else f"as many as now, {now}, but some with another name or content"
     )
+    return StudyError(
+        f"study {record.study.study_name!r} was started with other images: {differ}; put them back, or begin another "
+        "study: run ... --name NAME"
+    )
+
+
+def _in_words(counts: Mapping[str, int], classes: int) -> str:
+    shown = ", ".join(f"{counts[split]:,} {split}" for split in ("train", "val", "test") if split in counts)
+    return f"{shown} images of {counted('class', classes)}"
 
 
 def _slug(record: Record) -> str | None:

@@ -12,7 +12,7 @@ from imgcls_search.automatic import ledger
 from imgcls_search.automatic.bundling import clear_drafts as clear_bundle_drafts
 from imgcls_search.catalog import catalog, refuse_contradictions
 from imgcls_search.config import Component, expand_path
-from imgcls_search.data import must_exist
+from imgcls_search.data import must_be_apart, must_exist
 from imgcls_search.errors import UserError, writing
 from imgcls_search.orchestrator.code_used import refuse_unfit
 from imgcls_search.orchestrator.study_data import with_known_name
@@ -60,7 +60,8 @@ def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
     must_exist(component)
     chosen = out if out is not None else Path(f"auto-{name_of_images(component)}")
     found = OutputFolder(out=chosen, space_file=chosen / f"{name_of_images(component)}.yaml")
-    _refuse_among_images(component, chosen, studies)
+    for option, folder in (("-o", chosen), ("--studies", studies)):
+        must_be_apart(component, folder, option)
     _refuse_study(component)
     if chosen.exists():
         if not chosen.is_dir():
@@ -89,20 +90,6 @@ def make(output: OutputFolder) -> None:
     """
     with writing(output.out):
         output.out.mkdir(parents=True, exist_ok=True)
-
-
-def _refuse_among_images(component: Component, out: Path, studies: Path) -> None:
-    """Refuse to write inside the folder of the images, where a new folder would count as a class."""
-    root = component.args.get("root")
-    if component.name != "folder" or root is None:
-        return
-    images = expand_path(root, f"{component.path}.root").resolve()
-    for what, folder in (("-o", out), ("--studies", studies)):
-        if images == folder.resolve() or images in folder.resolve().parents:
-            raise UserError(
-                f"{what} {folder}: is in the folder of the images, {root}, where it would count as a class; run this "
-                f"outside of it, or name another folder with {what}"
-            )
 
 
 def _refuse_study(component: Component) -> None:

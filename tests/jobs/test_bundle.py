@@ -429,7 +429,7 @@ def test_card_may_be_edited(here: Run, tmp_path: Path) -> None:
         (("trained/best/seed-1.pt",), "needs either -o FILE"),
         (("trained/best/seed-1.pt", "--bundle", "model", "-o", "x.yaml"), "needs either -o FILE"),
         (("trained/best/seed-1.pt", "--bundle", "model"), "model: exists already"),
-        (("trained/best/seed-1.pt", "--bundle", "photos/china/03.jpg/x"), "cannot be written"),
+        (("trained/best/seed-1.pt", "--bundle", "trained/best/seed-1.pt/x"), "cannot be written"),
         (("trained/best/seed-1.pt", "--bundle", "new", "--trial", "3"), "--trial needs the name of a study"),
         (("trained/best/seed-2.pt", "--bundle", "new"), "no such weights file"),
         (("nothing", "--bundle", "new"), "no such study"),

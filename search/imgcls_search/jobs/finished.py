@@ -27,7 +27,8 @@ def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tri
     model, config, data = networks.load_finished(state, source)
     said = [f"{name}: is missing" for name in NEEDED if name not in config.tree]
     try:
-        parse_values(config.to_dict(), catalog(), source=source)
+        # A study would be named after the source; a weights file may have any name.
+        parse_values(config.to_dict(), catalog(), source="weights")
     except SpaceError as error:
         said += [problem.render("").removeprefix(": ") for problem in error.problems]
     if said:

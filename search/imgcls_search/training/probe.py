@@ -69,7 +69,7 @@ def fit_linear(
     scaled = np.asarray((features - mean) / std, dtype=np.float32)
     counted = None if class_weights is None else np.asarray(class_weights, dtype=np.float64)[labels]
     strength = _choose(scaled, labels, seed, counted) if strength is None else strength
-    with _stopping_early_is_fine():
+    with _without_harmless_warnings():
         fitted = _regression(strength).fit(scaled, labels, sample_weight=counted)
     weight = np.zeros((classes, features.shape[1]))
     bias = np.full(classes, -1e4)
@@ -132,7 +132,7 @@ def _choose(scaled: Floats, labels: Numbers, seed: int, counted: npt.NDArray[Any
         # Each strength starts from the coefficients of the previous one.
         model = _regression(STRENGTHS[0], ROUGH, warm_start=True)
         for index, strength in enumerate(STRENGTHS):
-            with _stopping_early_is_fine():
+            with _without_harmless_warnings():
                 model.set_params(C=strength).fit(scaled[rows[known]], labels[rows[known]], sample_weight=of(known))
             predicted = model.predict_proba(scaled[rows[asked]])
             losses[index] += log_loss(labels[rows[asked]], predicted, labels=model.classes_, sample_weight=of(asked))
@@ -140,11 +140,13 @@ def _choose(scaled: Floats, labels: Numbers, seed: int, counted: npt.NDArray[Any
 
 
 @contextmanager
-def _stopping_early_is_fine() -> Iterator[None]:
-    # A weak penalty takes thousands of steps to its optimum; the last ones change less than one image does.
+def _without_harmless_warnings() -> Iterator[None]:
+    # A weak penalty takes thousands of steps to its optimum; the last ones change less than one image does. Products of
+    # float32 sometimes leave the flag of an invalid value behind though all values are finite: their kernels also
+    # compute with unused parts of vectors. Values that are not finite would be refused by `log_loss` and `fit`.
     from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
 

@@ -40,10 +40,13 @@ def _leave_quietly_on_interrupt() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     # The fork server ignores Ctrl-C, and would otherwise continue its imports for seconds.
-    abandon = getattr(sys.modules.get("imgcls_search.executors.processes"), "abandon", None)
-    if abandon is not None:
-        abandon()
-    os._exit(130)
+    try:
+        abandon = getattr(sys.modules.get("imgcls_search.executors.processes"), "abandon", None)
+        if abandon is not None:
+            abandon()
+    finally:
+        # Modules may be half imported at any moment; whatever that breaks, there is no traceback.
+        os._exit(130)
 
 
 def _forget_working_folder() -> None:

@@ -157,6 +157,20 @@ def test_interrupt_while_it_starts_shows_no_traceback(tmp_path: Path, tiny: Path
 
 
 @linux_only
+@pytest.mark.parametrize("half_imported", ["multiprocessing.forkserver", "imgcls_search.executors.processes"])
+def test_interrupt_amid_the_import_of_any_module_shows_no_traceback(half_imported: str) -> None:
+    code = (
+        "import os, signal, sys, types, imgcls_search.__main__ as program, imgcls_search.executors.processes\n"
+        f"sys.modules[{half_imported!r}] = types.ModuleType('half')\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "program._leave_quietly_on_interrupt()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": PACKAGE}, capture_output=True)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+@linux_only
 def test_interrupt_does_not_wait_for_libraries(tmp_path: Path, tiny: Path) -> None:
     # A torch that is imported for ever: it waits until somebody writes into a pipe.
     (tmp_path / "slow").mkdir()

@@ -63,8 +63,9 @@ def warm_up() -> None:
 
 def abandon() -> None:
     """Kill the fork server, if there is one."""
-    server = sys.modules.get("multiprocessing.forkserver")
-    if server is not None and (pid := server._forkserver._forkserver_pid) is not None:
+    # Ctrl-C may come while the module is half imported.
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if server is not None and (pid := server._forkserver_pid) is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def names_split(split: Split, *, file: str, column: str | None) -> bool:
     if column is None:
         return False
     path = _located(file)
-    return split in read_rows(path, (column,), f"data.table: {path}").cells[column]
+    return split in read_rows(path, {column: "data.table.split"}, f"data.table: {path}").cells[column]
 
 
 def whole_table(
@@ -164,8 +164,9 @@ def _list(
     place = f"data.table: {path}"
     of_labels = (label,) if isinstance(label, str) else label
     _check_labels(label, separator, {"image": image, "split": split, "group": group})
-    used = (image, *of_labels, split, group)
-    rows = read_rows(path, [name for name in dict.fromkeys(used) if name is not None], place)
+    used = [(image, "image"), *((name, "label") for name in of_labels), (split, "split"), (group, "group")]
+    columns = {name: f"data.table.{setting}" for name, setting in used if name is not None}
+    rows = read_rows(path, columns, place)
     top = path.parent if root is None else _located(root)
     if not top.is_dir():
         raise DataError(f"data.table.root: {top}: is not a folder; allowed: the folder that the paths start from")
@@ -210,7 +211,7 @@ def _list(
         notes=(
             *similar_names(classes),
             *_joined(classes, label, separator),
-            *_unused(rows, {"split": split, "group": group}, set(used)),
+            *_unused(rows, {"split": split, "group": group}, columns),
         ),
     )
 
@@ -346,7 +347,7 @@ def _joined(classes: Sequence[str], label: str | tuple[str, ...], separator: str
             return
 
 
-def _unused(rows: Rows, roles: Mapping[str, str | None], used: set[str | None]) -> Iterator[str]:
+def _unused(rows: Rows, roles: Mapping[str, str | None], used: Collection[str]) -> Iterator[str]:
     """Yield notes about unused columns that look meant to be used."""
     for role, column in roles.items():
         if column is None and role in rows.header and role not in used:

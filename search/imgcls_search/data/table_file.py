@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,8 @@ def refuse(rows: Rows, column: str, bad: Sequence[int], what: str) -> None:
         raise DataError(f"{rows.where(bad[0], column)}: {what}{f'; as in {others}' if others else ''}")
 
 
-def read_rows(path: Path, columns: Sequence[str], place: str) -> Rows:
-    """Read columns of a table; rows with only empty cells are skipped.
+def read_rows(path: Path, columns: Mapping[str, str], place: str) -> Rows:
+    """Read columns of a table, given with the setting that chooses each; rows with only empty cells are skipped.
 
     Raises:
         DataError: the file is missing, of another kind, damaged, or lacks a column; text is not UTF-8.
@@ -84,7 +84,7 @@ def read_header(path: Path, place: str) -> Sequence[str]:
     """
     _must_be_table(path, place)
     if path.suffix.lower() != PARQUET:
-        return read_rows(path, (), place).header
+        return read_rows(path, {}, place).header
     try:
         from pyarrow import parquet
 
@@ -103,7 +103,7 @@ def _must_be_table(path: Path, place: str) -> None:
         raise DataError(f"{place}: is not a known kind of table; allowed: {KINDS}")
 
 
-def _find(columns: Sequence[str], header: Sequence[str], place: str) -> dict[str, int]:
+def _find(columns: Mapping[str, str], header: Sequence[str], place: str) -> dict[str, int]:
     """Return the index of each column.
 
     Raises:
@@ -112,9 +112,10 @@ def _find(columns: Sequence[str], header: Sequence[str], place: str) -> dict[str
     missing = [name for name in columns if name not in header]
     if missing:
         near = closest(missing[0], header)
+        settings = list(dict.fromkeys(columns[name] for name in missing))
         raise DataError(
             f"{place}: has no column {some([repr(name) for name in missing])}{near}; its columns: "
-            f"{some([repr(name) for name in header], 20)}"
+            f"{some([repr(name) for name in header], 20)}; choose with {some(settings)}"
         )
     for name in columns:
         if header.count(name) > 1:
@@ -125,7 +126,7 @@ def _find(columns: Sequence[str], header: Sequence[str], place: str) -> dict[str
 # ---------------------------------------------------------------------------------------------- text
 
 
-def _read_text(path: Path, columns: Sequence[str], place: str) -> Rows:
+def _read_text(path: Path, columns: Mapping[str, str], place: str) -> Rows:
     try:
         # With or without a byte order mark; newline="" leaves line breaks inside quotes to the reader.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -137,7 +138,7 @@ def _read_text(path: Path, columns: Sequence[str], place: str) -> Rows:
         raise DataError(_undecodable(path, place)) from None
 
 
-def _header(file: Any, delimiters: Sequence[str], columns: Sequence[str], place: str) -> tuple[str, list[str]]:
+def _header(file: Any, delimiters: Sequence[str], columns: Collection[str], place: str) -> tuple[str, list[str]]:
     """Return the delimiter that yields all columns, or else the most, and the column names."""
     found: list[tuple[str, list[str]]] = []
     for delimiter in delimiters:
@@ -233,7 +234,7 @@ def _undecodable(path: Path, place: str) -> str:
 # ---------------------------------------------------------------------------------------------- Parquet
 
 
-def _read_parquet(path: Path, columns: Sequence[str], place: str) -> Rows:
+def _read_parquet(path: Path, columns: Mapping[str, str], place: str) -> Rows:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -255,8 +256,9 @@ def _read_parquet(path: Path, columns: Sequence[str], place: str) -> Rows:
                     cells[name] += [known.setdefault(text, text) for text in map(_as_text, column.to_pylist())]
     except (pyarrow.ArrowException, ValueError, TypeError) as error:
         raise DataError(f"{place}: is damaged: {first_line(error)}") from error
-    kept = [row for row in range(len(cells[columns[0]])) if any(column[row] for column in cells.values())]
-    if len(kept) < len(cells[columns[0]]):
+    count = len(next(iter(cells.values())))
+    kept = [row for row in range(count) if any(column[row] for column in cells.values())]
+    if len(kept) < count:
         cells = {name: [column[row] for row in kept] for name, column in cells.items()}
     lines = array("q", (row + 1 for row in kept))
     return Rows(place=place, header=header, cells=cells, lines=lines, is_text=False)

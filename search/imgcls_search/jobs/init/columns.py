@@ -49,7 +49,7 @@ def guess_columns(component: Component) -> tuple[Component, list[Guess], list[st
     names = list(dict.fromkeys(name for name in header if header.count(name) == 1))
     if not names:
         return component, [], []
-    cells = read_rows(path, names, place).cells
+    cells = read_rows(path, dict.fromkeys(names, "data.table"), place).cells
     guesses = [*_image(component, cells), *_split(component, cells), *_label(component, cells)]
     found = replace(component, args={**component.args, **{name: value for name, value, _ in guesses}})
     return found, guesses, list(_group(component, names))

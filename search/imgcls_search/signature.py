@@ -17,6 +17,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from imgcls_search import durations
@@ -192,6 +193,7 @@ class Catalog:
     """Returns the catalog for a data set, by its name and arguments, as defaults may depend on its kind of labels."""
 
 
+@cache
 def read(builder: Callable[..., Any]) -> Fields:
     """Return the arguments of a builder that carry an `Arg`, in the order of its signature.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -105,15 +105,37 @@ def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **more: Any) 
 
 _FLOPS = {**flop_registry, _ATTENTION: shape_wrapper(_attention_flops)}  # type: ignore[no-untyped-call]
 
-_BATCH_NORM = torch.ops.aten.native_batch_norm.default
 
-
-def _normalised(images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the shapes of batch normalisation in training: its output, and each channel's mean and scale.
-
-    torch computes them by a dozen operations in Python, which took most of the time of a count.
-    """
+def _batch_norm(images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(images), images.new_empty(images.shape[1]), images.new_empty(images.shape[1])
+
+
+def _layer_norm(inputs: Tensor, normalised: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    ones = [1] * len(normalised)
+    outer = [*inputs.shape[: inputs.dim() - len(ones)], *ones]
+    return torch.empty_like(inputs), inputs.new_empty(outer), inputs.new_empty(outer)
+
+
+def _alike(inputs: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(inputs)
+
+
+def _in_place(inputs: Tensor, *rest: Any) -> Tensor:
+    return inputs
+
+
+_aten = torch.ops.aten
+
+_SHAPES: Mapping[Any, Callable[..., Any]] = {
+    _aten.native_batch_norm.default: _batch_norm,
+    _aten.native_layer_norm.default: _layer_norm,
+    **dict.fromkeys(
+        (_aten.gelu.default, _aten.hardsigmoid.default, _aten.hardswish.default, _aten.hardtanh.default), _alike
+    ),
+    **dict.fromkeys((_aten.hardswish_.default, _aten.hardtanh_.default), _in_place),
+}
+"""The results of operations, by shape only: torch computes these by a dozen operations in Python each, which took most
+of the time of a count."""
 
 
 class _SeenTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -128,7 +150,9 @@ class _SeenTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Bytes of each storage kept for the backward pass."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = _normalised(*args) if func is _BATCH_NORM and args[5] else func(*args, **(kwargs or {}))
+        # Batch normalisation with fixed statistics returns none.
+        shapes = None if func is _aten.native_batch_norm.default and not args[5] else _SHAPES.get(func)
+        result = func(*args, **(kwargs or {})) if shapes is None else shapes(*args)
         if func.overloadpacket in _FLOPS:
             self.flops += _FLOPS[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
         for tensor in tree_leaves(result):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from imgcls_search.compress import prune, sections
 from imgcls_search.config import Component, TrialConfig
@@ -179,9 +180,19 @@ def meta_model(component: Component, shape: InputShape, head: Component | None =
     # If torchvision 0.23 is imported inside the block, it creates tensors on the meta device and fails.
     import torchvision  # noqa: F401
 
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():  # type: ignore[no-untyped-call]
         model = build_model(component, **dataclasses.asdict(shape))
         return model if head is None else heads.with_head(model, head)
+
+
+class _Unfilled(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Skips drawing initial weights, for which the meta device would run many operations in Python."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _FILLS else func(*args, **(kwargs or {}))
+
+
+_FILLS = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
 
 
 def head_to_count(config: TrialConfig) -> Component | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.image_size import ImageSize, shorter, sides
 from imgcls_search.jobs.weights import at_hand
+from imgcls_search.models.cost import Cost
 from imgcls_search.models.weights_files import own_folders
 from imgcls_search.space import parse
 from imgcls_search.worker import measuring, start_weights
@@ -75,7 +77,7 @@ class Network:
         """
         shape = InputShape(image_size=size, channels=channels, classes=classes)
         config = self.config(size, channels, batch=batch)
-        return measuring.measure(config, shape, measuring.count(config.component("model"), shape))["memory"]
+        return measuring.measure(config, shape, self._cost(shape))["memory"]
 
     def macs(self, size: ImageSize, channels: int, classes: int) -> int:
         """Return its multiply-accumulates for one image.
@@ -84,7 +86,7 @@ class Network:
             BuildError: it cannot be built for such images.
         """
         shape = InputShape(image_size=size, channels=channels, classes=classes)
-        return measuring.count(component_of(self.largest), shape).macs
+        return self._cost(shape).macs
 
     def params(self, size: ImageSize, channels: int, classes: int) -> int:
         """Return its number of parameters.
@@ -93,7 +95,16 @@ class Network:
             BuildError: it cannot be built for such images.
         """
         shape = InputShape(image_size=size, channels=channels, classes=classes)
-        return measuring.count(component_of(self.largest), shape).params
+        return self._cost(shape).params
+
+    def _cost(self, shape: InputShape) -> Cost:
+        return _count(self.key, shape)
+
+
+@cache
+def _count(key: str, shape: InputShape) -> Cost:
+    # The rules compare the same few networks and sizes again and again.
+    return measuring.count(component_of(json.loads(key)), shape)
 
 
 def component_of(model: Model) -> Component:

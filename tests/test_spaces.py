@@ -29,7 +29,7 @@ from tests.conftest import Answer
 PATHS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "spaces").glob("*.yaml"))}
 
 GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
-    "airbench": {"airbench": (73_664, 683_040), 0: (124_480, 1_323_552)},
+    "airbench": {"airbench": (73_664, 683_040), 0: (272_832, 1_766_560)},
     "alexnet": {"alexnet": (45_346, 221_824), 0: (179_386, 876_800)},
     "cifar10": {
         "vit": (142_026, 10_880_128),

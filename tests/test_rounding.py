@@ -54,7 +54,7 @@ def test_other_metrics_have_four_digits(metric: str, value: float, shown: str) -
 )
 def test_interval_has_two_digits_and_the_mean_ends_where_it_does(mean: float, half: float, shown: str) -> None:
     assert estimated(mean, half) == shown
-    assert spread("accuracy", [mean] * 3, mean, half, 100) == shown
+    assert spread("loss", [mean] * 3, mean, half, 100) == shown
     assert rounded(half) == shown.split(" ± ")[1]
 
 
@@ -69,6 +69,14 @@ def test_one_or_two_trainings_tell_no_interval() -> None:
 
 def test_equal_trainings_and_differences_of_nothing() -> None:
     assert spread("accuracy", [0.5, 0.5, 0.5], 0.5, 0.0, 216) == "0.500 ± 0"
+
+
+def test_no_share_is_said_to_be_below_0_or_above_1() -> None:
+    assert spread("accuracy", [1.0, 1.0, 0.9928], 0.9976, 0.0103, 138) == "0.998 (0.987 to 1.000)"
+    assert spread("macro_f1", [0.01, 0.0, 0.02], 0.01, 0.025, 138) == "0.010 (0.000 to 0.035)"
+    assert spread("accuracy", [0.9, 0.95, 1.0], 0.95, 0.05, 138) == "0.950 ± 0.050"
+    assert spread("accuracy", [-0.01, 0.0, 0.01], 0.0, 0.025, 138, signed=True) == "+0.000 ± 0.025"
+    assert spread("loss", [0.01, 0.0, 0.02], 0.01, 0.025) == "0.010 ± 0.025"
     assert estimated(-0.00001, 0.0131, signed=True) == "+0.000 ± 0.013"
     assert gained("accuracy", -0.00001, 0.0131, 216) == "+0.000"
     assert gained("accuracy", -0.01234, 0.0131, 216) == "-0.012"

@@ -65,12 +65,19 @@ def spread(
     *,
     signed: bool = False,
 ) -> str:
-    """Return a mean over trainings with its interval; for one or two, their values, which allow no interval."""
+    """Return a mean over trainings with its interval; for one or two, their values, which allow no interval.
+
+    Of a share, an interval that would go below 0 or above 1 is shown by its ends, cut there.
+    """
     values = list(values)
     if half is None or len(values) in (1, 2):
         return " and ".join(measured(metric, value, images, signed=signed) for value in values or [mean])
     if half == 0:
         return f"{measured(metric, mean, images, signed=signed)} ± 0"
+    if is_share(metric) and not signed and not half <= mean <= 1 - half:
+        decimals = _error_decimals(half)
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
+        return f"{mean:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
     return estimated(mean, half, signed=signed)
 
 

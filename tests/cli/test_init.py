@@ -186,11 +186,21 @@ def test_weights_of_a_persons_folder_are_found_without_being_named_again(
 
 @linux_only
 @pytest.mark.slow
-@pytest.mark.parametrize(("answer", "flip"), [("horizontal\r", "horizontal"), ("\r", "none")])
-def test_flips_are_asked_once_on_a_terminal(answer: str, flip: str, tmp_path: Path, warm: Warm | None) -> None:
+@pytest.mark.parametrize(
+    ("options", "answer", "flip"),
+    [
+        ((), "horizontal\r", "horizontal"),
+        ((), "\r", "none"),
+        (("--flips", "horizontal"), None, "horizontal"),
+        (("--set", "augment.flip=horizontal"), None, "horizontal"),
+    ],
+)
+def test_flips_are_asked_once_on_a_terminal_unless_they_are_given(
+    options: tuple[str, ...], answer: str | None, flip: str, tmp_path: Path, warm: Warm | None
+) -> None:
     photos(tmp_path / "photos")
     ours, theirs = pty.openpty()
-    arguments = ["init", "photos", *SHORT]
+    arguments = ["init", "photos", *SHORT, *options]
     process: Command | subprocess.Popen[bytes]
     if warm is not None:
         process = warm.start(arguments, tmp_path, os.environ, terminal=theirs)
@@ -207,10 +217,10 @@ def test_flips_are_asked_once_on_a_terminal(answer: str, flip: str, tmp_path: Pa
                 break
         elif process.poll() is not None:
             break
-        if b"[none]" in shown and not is_answered:
+        if answer is not None and b"[none]" in shown and not is_answered:
             is_answered = True
             os.write(ours, answer.encode())
     assert process.wait(PATIENCE) == 0, shown
     process.communicate(timeout=PATIENCE)
-    assert shown.count(b"mirrored picture keep its class?") == 1
+    assert shown.count(b"mirrored picture keep its class?") == (answer is not None)
     assert f"flip: {flip}" in (tmp_path / "photos.yaml").read_text()

@@ -95,6 +95,7 @@ WEIGHTS = "trained/best/seed-1.pt"
 
 FIXED = "model: {lenet5: {}}\ntraining: {epochs: 1}\n"
 IDLE = {
+    "auto digits --flips none --set augment.flip=horizontal": "--flips: has no effect together with --set augment.flip",
     "check s.yaml --samples 0 --seed 1": "--seed: has no effect together with --samples 0",
     "confirm s --top 2 --trial 1": "--top: has no effect together with --trial",
     "ensemble s --student 1": "--student: has no effect without --distill",
@@ -106,6 +107,7 @@ IDLE = {
     "export s -o x.yaml --tta mirror": "--tta: has no effect without --bundle",
     "export s -o x.yaml --format onnx": "--format: has no effect without --bundle",
     "export s -o x.yaml --data folder:a": "--data: has no effect without --bundle; ",
+    "init digits --flips both --set augment.flip=none": "--flips: has no effect together with --set augment.flip",
     "inspect --study s --group a": "--group: has no effect without DATA",
     "inspect --study s --set data.digits.val=0.3": "--set: has no effect without DATA",
     "inspect digits -o x.html --no-page": "--output: has no effect together with --no-page",

@@ -11,7 +11,7 @@ import typer
 
 from imgcls_search import durations
 from imgcls_search.api.options import seconds_of
-from imgcls_search.cli.drafting import DraftOverrides, Images, SafeFlips, ask_flips
+from imgcls_search.cli.drafting import DraftOverrides, Images, SafeFlips, safe_flips
 from imgcls_search.cli.images import note_ambiguous
 from imgcls_search.cli.options import (
     STUDIES,
@@ -79,15 +79,16 @@ def auto(
     from imgcls_search.automatic.request import Interrupted
 
     note_ambiguous(data)
+    changes = [override(entry) for entry in overrides or []]
     work = prepare(
         data,
         None if time is None else seconds_of(time, "--time"),
         make_screens(error=as_json),
         output=output,
         flips=None if flips is None else flips.value,
-        ask_flips=lambda: ask_flips(yes=yes or as_json).value,
+        ask_flips=safe_flips(flips, changes, yes=yes or as_json),
         group=group,
-        changes=[override(entry) for entry in overrides or []],
+        changes=changes,
         skip_unreadable=skip_unreadable,
         workers=workers,
         cluster=cluster,

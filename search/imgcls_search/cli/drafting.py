@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,10 +23,11 @@ from imgcls_search.cli.options import (
     override,
 )
 from imgcls_search.cli.output import echo, make_screens, print_json
-from imgcls_search.errors import UserError
+from imgcls_search.errors import UserError, refuse_idle
 from imgcls_search.words import argument, in_folder
 
 if TYPE_CHECKING:
+    from imgcls_search.api.drafting import FlipsName
     from imgcls_search.jobs.init.draft import Draft
 
 
@@ -94,7 +96,7 @@ def init(
         images_of(data, group, of_data, skip_unreadable=skip_unreadable),
         seconds=seconds_of(time, "--time"),
         output=output,
-        ask_flips=lambda: (flips or ask_flips(yes=yes or as_json)).value,
+        ask_flips=safe_flips(flips, changes, yes=yes or as_json),
         changes=changes,
         force=force,
         studies=studies,
@@ -106,7 +108,19 @@ def init(
     _show(found, target, studies)
 
 
-def ask_flips(*, yes: bool) -> Flips:
+def safe_flips(flips: Flips | None, changes: Sequence[tuple[str, str]], *, yes: bool) -> Callable[[], FlipsName]:
+    """Return a function that tells which flips are safe; it asks only if neither the option nor `--set` says it.
+
+    Raises:
+        UserError: both say it.
+    """
+    is_set = any(f"{path}.".startswith("augment.flip.") or path == "augment" for path, _ in changes)
+    if is_set:
+        refuse_idle({"--flips": flips}, "together with --set augment.flip")
+    return lambda: (flips or _ask(yes=yes or is_set)).value
+
+
+def _ask(*, yes: bool) -> Flips:
     """Ask which flips are safe; with `yes` or without a terminal, return none."""
     if yes or not sys.stdin.isatty() or not sys.stdout.isatty():
         return Flips.none

@@ -74,6 +74,12 @@ IDLE: dict[str, Callable[[Study], object]] = {
     "--set study.name: has no effect together with --name": lambda study: ic.run(
         SPACE, name="a", changes={"study.name": "b"}
     ),
+    "--flips: has no effect together with --set augment.flip": lambda study: ic.init(
+        "digits", flips="none", changes={"augment.flip": "both"}
+    ),
+    "--flips: has no effect together with --set augment": lambda study: ic.auto(
+        "digits", flips="both", changes={"augment": {"flip": "none"}}
+    ),
     "no such study": lambda study: ic.run(SPACE, name="a", extend=True),
     "--top: has no effect together with --trial": lambda study: study.confirm(2, trial=1),
     "--seeds: has no effect without --ablation": lambda study: study.report(seeds=2),

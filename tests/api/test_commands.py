@@ -97,6 +97,21 @@ def test_argument_without_effect_is_refused_first(says: str, tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_command_for_a_space_without_a_choice_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("my results")
+    out.mkdir()
+    (out / "digits.yaml").write_text("data: {digits: {}}\nmodel: {lenet5: {}}\ntraining: {epochs: 1}\n")
+    calls: list[Callable[[], object]] = [
+        lambda: ic.run(out / "digits.yaml"),
+        lambda: ic.plan(out / "digits.yaml"),
+        lambda: ic.auto("digits", output=out),
+    ]
+    for call in calls:
+        with pytest.raises(ic.UserError, match=r"train it with: imgcls-search train 'my results/digits\.yaml'"):
+            call()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a folder with two studies of one space."""

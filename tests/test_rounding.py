@@ -94,6 +94,7 @@ def test_no_share_is_said_to_be_below_0_or_above_1() -> None:
 def test_interval_of_scores_that_are_not_finite_is_shown_as_it_is(metric: str) -> None:
     assert spread(metric, [0.5, math.nan, 0.5], math.nan, math.nan) == "nan ± nan"
     assert spread(metric, [0.5, math.inf, 0.5], math.inf, math.inf) == "inf ± inf"
+    assert gained(metric, math.nan, math.nan) == "nan"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def spread(
 
 def gained(metric: str, value: float, half: float | None, images: int | None = None) -> str:
     """Return a difference of two means with its sign, to the decimals of the interval of one of them, if it has one."""
-    if not half:
+    if not half or not math.isfinite(half):
         return measured(metric, value, images, signed=True)
     decimals = _error_decimals(half)
     return f"{_plain_zero(value, decimals):+,.{decimals}f}"

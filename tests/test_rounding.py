@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from imgcls_search.rounding import estimated, gained, measured, rounded, share, size, spread
 
@@ -69,6 +71,10 @@ def test_one_or_two_trainings_tell_no_interval() -> None:
 
 def test_equal_trainings_and_differences_of_nothing() -> None:
     assert spread("accuracy", [0.5, 0.5, 0.5], 0.5, 0.0, 216) == "0.500 ± 0"
+    assert estimated(-0.00001, 0.0131, signed=True) == "+0.000 ± 0.013"
+    assert gained("accuracy", -0.00001, 0.0131, 216) == "+0.000"
+    assert gained("accuracy", -0.01234, 0.0131, 216) == "-0.012"
+    assert gained("accuracy", 0.0123, None, 216) == "+0.012"
 
 
 def test_no_share_is_said_to_be_below_0_or_above_1() -> None:
@@ -77,10 +83,18 @@ def test_no_share_is_said_to_be_below_0_or_above_1() -> None:
     assert spread("accuracy", [0.9, 0.95, 1.0], 0.95, 0.05, 138) == "0.950 ± 0.050"
     assert spread("accuracy", [-0.01, 0.0, 0.01], 0.0, 0.025, 138, signed=True) == "+0.000 ± 0.025"
     assert spread("loss", [0.01, 0.0, 0.02], 0.01, 0.025) == "0.010 ± 0.025"
-    assert estimated(-0.00001, 0.0131, signed=True) == "+0.000 ± 0.013"
-    assert gained("accuracy", -0.00001, 0.0131, 216) == "+0.000"
-    assert gained("accuracy", -0.01234, 0.0131, 216) == "-0.012"
-    assert gained("accuracy", 0.0123, None, 216) == "+0.012"
+    assert spread("roc_auc", [1.0, 1.0, 0.9928], 0.9976, 0.0103, 138) == "0.998 (0.987 to 1.000)"
+    assert spread("average_precision:a", [1.0, 1.0, 0.9928], 0.9976, 0.0103, 138) == "0.998 (0.987 to 1.000)"
+    assert spread("kappa", [-0.01, 0.0, 0.01], 0.0, 0.025, 138) == "0.000 ± 0.025"
+    assert spread("kappa", [-1.0, -1.0, -0.99], -0.997, 0.014, 138) == "-0.997 (-1.000 to -0.983)"
+    assert spread("own:score", [1.0, 1.0, 0.9928], 0.9976, 0.0103, 138) == "0.998 ± 0.010"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "roc_auc", "loss"])
+def test_interval_of_scores_that_are_not_finite_is_shown_as_it_is(metric: str) -> None:
+    assert spread(metric, [0.5, math.nan, 0.5], math.nan, math.nan) == "nan ± nan"
+    assert spread(metric, [0.5, math.inf, 0.5], math.inf, math.inf) == "inf ± inf"
+    assert gained(metric, math.nan, math.nan) == "nan"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from imgcls_search.measures import is_share
+from imgcls_search.measures import bounds, is_share
 
 MOST_DECIMALS = 4
 
@@ -67,23 +67,26 @@ def spread(
 ) -> str:
     """Return a mean over trainings with its interval; for one or two, their values, which allow no interval.
 
-    Of a share, an interval that would go below 0 or above 1 is shown by its ends, cut there.
+    An interval that would go beyond the lowest or the highest value of the metric is shown by its ends, cut there.
     """
     values = list(values)
     if half is None or len(values) in (1, 2):
         return " and ".join(measured(metric, value, images, signed=signed) for value in values or [mean])
     if half == 0:
         return f"{measured(metric, mean, images, signed=signed)} ± 0"
-    if is_share(metric) and not signed and not half <= mean <= 1 - half:
-        decimals = _error_decimals(half)
-        low, high = max(0.0, mean - half), min(1.0, mean + half)
-        return f"{mean:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+    limits = None if signed else bounds(metric)
+    # Of losses and costs, which have no highest value, the half-width says more.
+    if limits is not None and math.isfinite(limits[1]) and math.isfinite(half):
+        low, high = max(limits[0], mean - half), min(limits[1], mean + half)
+        if low > mean - half or high < mean + half:
+            decimals = _error_decimals(half)
+            return f"{mean:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
     return estimated(mean, half, signed=signed)
 
 
 def gained(metric: str, value: float, half: float | None, images: int | None = None) -> str:
     """Return a difference of two means with its sign, to the decimals of the interval of one of them, if it has one."""
-    if not half:
+    if not half or not math.isfinite(half):
         return measured(metric, value, images, signed=True)
     decimals = _error_decimals(half)
     return f"{_plain_zero(value, decimals):+,.{decimals}f}"

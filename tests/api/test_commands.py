@@ -74,6 +74,12 @@ IDLE: dict[str, Callable[[Study], object]] = {
     "--set study.name: has no effect together with --name": lambda study: ic.run(
         SPACE, name="a", changes={"study.name": "b"}
     ),
+    "--flips: has no effect together with --set augment.flip": lambda study: ic.init(
+        "digits", flips="none", changes={"augment.flip": "both"}
+    ),
+    "--flips: has no effect together with --set augment": lambda study: ic.auto(
+        "digits", flips="both", changes={"augment": {"flip": "none"}}
+    ),
     "no such study": lambda study: ic.run(SPACE, name="a", extend=True),
     "--top: has no effect together with --trial": lambda study: study.confirm(2, trial=1),
     "--seeds: has no effect without --ablation": lambda study: study.report(seeds=2),
@@ -89,6 +95,21 @@ def test_argument_without_effect_is_refused_first(says: str, tmp_path: Path, mon
     with pytest.raises(ic.UserError, match=says):
         IDLE[says](Study(study_files_of("s", "studies", None)))
     assert not list(tmp_path.iterdir())
+
+
+def test_command_for_a_space_without_a_choice_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("my results")
+    out.mkdir()
+    (out / "digits.yaml").write_text("data: {digits: {}}\nmodel: {lenet5: {}}\ntraining: {epochs: 1}\n")
+    calls: list[Callable[[], object]] = [
+        lambda: ic.run(out / "digits.yaml"),
+        lambda: ic.plan(out / "digits.yaml"),
+        lambda: ic.auto("digits", output=out),
+    ]
+    for call in calls:
+        with pytest.raises(ic.UserError, match=r"train it with: imgcls-search train 'my results/digits\.yaml'"):
+            call()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import imgcls_search as ic
 import pytest
+from imgcls_search.errors import UserError
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 
@@ -295,6 +297,21 @@ def test_space_of_other_images_and_of_another_answer_is_one_line(tmp_path: Path,
     assert refused(here("auto", "digits", "--flips", "both"), "was drafted with none")
     (out / "time.json").write_text("{")
     assert refused(here("auto", "digits"), "time.json: damaged")
+
+
+def test_answer_about_flips_is_kept_before_the_space_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Otherwise, after a kill between the two, the same call would be refused as one with other flips.
+    monkeypatch.chdir(tmp_path)
+    known: list[str] = []
+
+    def draft(component: Any, **more: Any) -> None:
+        known.append(json.loads((tmp_path / "auto-digits" / "time.json").read_text())["flips"])
+        raise UserError("stopped")
+
+    monkeypatch.setattr("imgcls_search.jobs.init.draft.draft", draft)
+    with pytest.raises(UserError, match="stopped"):
+        ic.auto("digits", flips="horizontal", progress=False)
+    assert known == ["horizontal"]
 
 
 def test_study_that_somebody_works_on_is_one_line(

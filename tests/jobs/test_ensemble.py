@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 import torch
 from imgcls_search.data import describe, load, open_test
 from imgcls_search.deploy import bundle
+from imgcls_search.errors import UserError
 from imgcls_search.jobs.ensemble.picking import pick
+from imgcls_search.jobs.ensemble.student import distil
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training import checkpoint
 from imgcls_search.training.evaluation import predict
@@ -396,6 +399,17 @@ def test_several_labels_with_moved_images(tmp_path: Path, warm: Warm | None, her
 
 
 @pytest.mark.slow
+def test_student_of_a_trial_with_folds_is_trained_by_shown_commands(tmp_path: Path) -> None:
+    trial = SimpleNamespace(number=4, candidate=SimpleNamespace(config=SimpleNamespace(folds=3)))
+    files = StudyFiles(tmp_path, "several")
+    made: Any = SimpleNamespace(library=SimpleNamespace(winner=trial, files=files), weights=Path("my studies/e.pt"))
+    unused: Any = None
+    with pytest.raises(UserError) as refused:
+        distil(made, None, tmp_path / "student", unused)
+    assert f"imgcls-search export several --studies {tmp_path} --trial 4 -o FILE" in str(refused.value)
+    assert "--set distill=file --set 'distill.file.path=my studies/e.pt'" in str(refused.value)
+
+
 def test_folds_are_picked_on_out_of_fold_answers(tmp_path: Path, warm: Warm | None, here: Run) -> None:
     space = SPACE.replace("name: several", "name: folded").replace("max_train: 200", "max_train: 90, folds: 3")
     searched(space.replace("trials: 5", "trials: 3").replace("epochs: 4", "epochs: 2"), "folded", tmp_path, warm)

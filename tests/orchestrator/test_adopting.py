@@ -91,3 +91,19 @@ def test_free_settings_and_the_place_of_the_images_may_differ(files: StudyFiles)
             "WHERE key = 'config'"
         )
     assert adopted(files, load(files)) == ([1], [])
+
+
+def test_trial_goes_on_after_its_range_lost_its_steps(tmp_path: Path) -> None:
+    text = simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS)
+    stepped = parse(text.replace("[0.0, 0.3]", "[0.1, 0.5], step: 0.1"), catalog(), source="test")
+    wider = parse(text.replace("[0.0, 0.3]", "[0.0, 0.5]"), catalog(), source="test")
+    record = simulation.new_record(tmp_path, stepped, "s")
+    for trial in simulation.make_trials(stepped, 20):
+        trial.epochs, trial.values, trial.state = [], None, "running"
+        record.add(trial)
+    path = "optimizer.adamw.weight_decay"
+    assert any(trial.candidate.params[path] == 0.1 + 2 * 0.1 for trial in record.trials)
+    context = SearchContext(
+        space=wider, files=StudyFiles(tmp_path, "s"), record=record, settings=study_settings(wider), say=print
+    )
+    assert [trial.number for trial in adopt(context)] == list(range(20))

@@ -285,6 +285,15 @@ def test_best_in_the_dashboard_is_ours(
         assert later["best_trials"] == page["best_trials"]
 
 
+def test_best_of_an_earlier_state_of_a_study_is_ours(tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path, "s", kept=1)
+    study_with(files, TWO[:1], [([0.5], 0.0), ([0.8], -1.0), ([0.9], 0.1), ([0.8], -1.0)])
+    with serving(files) as port:
+        page = shown(port)
+    assert page["name"] == "s@1"
+    assert [trial["number"] for trial in page["best_trials"]] == [3]
+
+
 def test_best_in_the_dashboard_follows_a_search(tmp_path: Path) -> None:
     files = StudyFiles(tmp_path, "s")
     record = study_with(files, TWO[:1], [([0.5], 0.0)])

@@ -41,6 +41,8 @@ def test_of_many_classes_the_worst_are_listed(several: bool) -> None:
     )
     shown = mistakes.mistakes_of(looked, Sketchbook())
     assert len(shown.scores) == figures.MOST_LABELS
+    # A class without images says nothing of the network.
+    assert all(row[1]["support"] if several else row[4] for row in shown.scores)
     assert shown.more_scores == count - figures.MOST_LABELS
     assert len(shown.worst) == mistakes.WORST
     assert len(shown.confused) <= mistakes.MOST_PAIRS

@@ -74,7 +74,10 @@ def test_verdict_comes_first_then_why_to_believe_it_then_the_search(tmp_path: Pa
     winner = best.front(record)[0]
     assert f"Trial {winner.number}, vit with {winner.sizes['params']:,.0f} parameters, has accuracy" in text
     assert "it has not been tested" in text
-    assert "90 test images are sealed: imgcls-search confirm s opens them once" in text
+    where = f"s --studies {tmp_path}"
+    assert f"90 test images are sealed: imgcls-search confirm {where} opens them once" in text
+    # Every shown command finds the study.
+    assert set(re.findall(r"imgcls-search (?:confirm|reproduce|export) (\S+ \S+ \S+)", text)) == {where}
     assert "accuracy of trial 0, the first trial" in text
 
 
@@ -91,6 +94,31 @@ def test_test_score_is_in_the_verdict_of_the_trial_that_it_is_of(
     assert ("macro_f1 0.72 on test images that were not used for any choice" in text) == (trial_offset == 0)
     assert (f"95 % 0.61 to 0.81 from sampling 90 images, test split opened {opened};" in text) == (trial_offset == 0)
     assert ("not tested" in text) == (trial_offset == 1)
+
+
+@pytest.mark.parametrize(("openings", "opened"), [(1, "once"), (2, "2 times")])
+def test_confirmed_winner_has_its_scores_and_how_often_the_test_split_was_opened(
+    openings: int, opened: str, tmp_path: Path
+) -> None:
+    spread = {"mean": 0.99, "ci95": 0.02, "std": 0.01}
+    scores = [0.98, 0.99, 1.0]
+    confirmed = {
+        "at": "2026-11-30T12:00:00+00:00",
+        "metric": "accuracy",
+        "seeds": {"choosing": [1, 2, 3], "fresh": [4, 5, 6]},
+        "ranking": [{"trial": 1, "searched": 0.75, "scores": scores, **spread, "is_tied": False}],
+        "chosen": 1,
+        "scores": scores,
+        "confirmed": spread,
+        "searched": 0.75,
+        "optimism": {"mean": -0.24, "ci95": 0.02},
+        "test": {"scores": scores, **spread, "images": 90},
+    }
+    opening = {"by": "confirm", "at": "2026-11-30T12:00:00+00:00", "seeds": [1], "portion": "train", "trial": 1}
+    _, page = parted(tmp_path, 3, scores=[0.5, 0.75, 0.625], confirmed=confirmed, test_openings=[opening] * openings)
+    text = text_of(page)
+    assert "trial 1 reached accuracy 0.990 (0.970 to 1.000) (95 %) on 3 new seeds" in text
+    assert f"On the test split, opened {opened}: 0.990 (0.970 to 1.000) over seeds, 90 images." in text
 
 
 def test_importances_are_shown_where_trials_bear_them(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.api.drafting import FlipsName, split
+from imgcls_search.api.drafting import FlipsName, sets_flips, split
 from imgcls_search.api.options import (
     Duration,
     PathLikeText,
@@ -163,6 +163,7 @@ def prepare(
         UserError: an argument, a folder or the images are not usable.
     """
     of_data, others = split(changes)
+    sets_flips(others, flips)
     component = images_of(data, group, of_data, skip_unreadable=skip_unreadable)
     # These also apply to a space that an earlier call wrote.
     others += of_data

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from imgcls_search.api.options import Duration, PathLikeText, changes_of, images_of, refuse_other, seconds_of
 from imgcls_search.api.session import session
+from imgcls_search.errors import refuse_idle
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.init.draft import Draft as Drafted
@@ -61,7 +62,7 @@ def init(
     time: Duration = "1h",
     *,
     output: PathLikeText | None = None,
-    flips: FlipsName = "none",
+    flips: FlipsName | None = None,
     group: str | None = None,
     changes: Mapping[str, Any] | None = None,
     skip_unreadable: bool = False,
@@ -76,7 +77,7 @@ def init(
         data: A folder, a table, or a data set such as `digits`.
         time: Time for search and confirmation: seconds, or a text such as `1h30m`.
         output: The YAML file to write; default: NAME.yaml in the working folder.
-        flips: Which mirrored images keep their class: `none`, `horizontal` or `both`.
+        flips: Which mirrored images keep their class: `none` (default), `horizontal` or `both`.
         group: Keep groups in one split: a table's column, or a regular expression on a folder's paths.
         changes: Values of the space to set yourself, by path.
         skip_unreadable: Leave out images that cannot be read.
@@ -88,16 +89,18 @@ def init(
     Raises:
         UserError: An argument, the images or the file is not usable.
     """
-    refuse_other("flips", flips, ("none", "horizontal", "both"))
+    if flips is not None:
+        refuse_other("flips", flips, ("none", "horizontal", "both"))
     seconds = seconds_of(time, "--time")
     of_data, others = split(changes_of(changes))
+    sets_flips(others, flips)
     component = images_of(data, group, of_data, skip_unreadable=skip_unreadable)
     with session(progress, weights_dir, uses_torch=True) as screens:
         drafted, target = draft_space(
             component,
             seconds=seconds,
             output=None if output is None else Path(output),
-            ask_flips=lambda: flips,
+            ask_flips=lambda: flips or "none",
             changes=others,
             force=force,
             studies=Path(studies),
@@ -111,7 +114,7 @@ def draft_space(
     *,
     seconds: float,
     output: Path | None,
-    ask_flips: Any,
+    ask_flips: Callable[[], FlipsName],
     changes: list[tuple[str, str]],
     force: bool,
     studies: Path,
@@ -135,6 +138,18 @@ def draft_space(
         )
     write_draft(found, target, force=force)
     return found, target
+
+
+def sets_flips(changes: Sequence[tuple[str, str]], flips: FlipsName | None) -> bool:
+    """Tell whether changes of a space say which flips to use.
+
+    Raises:
+        UserError: `flips` say it too.
+    """
+    paths = [path for path, _ in changes if path in ("augment", "augment.flip") or path.startswith("augment.flip.")]
+    if paths:
+        refuse_idle({"--flips": flips}, f"together with --set {paths[0]}")
+    return bool(paths)
 
 
 def split(changes: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -21,7 +21,7 @@ from imgcls_search.api.options import (
 )
 from imgcls_search.api.session import session
 from imgcls_search.errors import UserError
-from imgcls_search.words import counted
+from imgcls_search.words import argument, counted
 
 if TYPE_CHECKING:
     from imgcls_search.views.screens import Screens
@@ -159,7 +159,8 @@ def make_plan(
     planned = read(changes)
     if planned.is_config:
         named = name_of(space)
-        raise UserError(f"{named}: nothing is searched in it; train it with: imgcls-search train {named}")
+        command = f"imgcls-search train {argument(Path(named))}"
+        raise UserError(f"{named}: nothing is searched in it; train it with: {command}")
     must_be_apart(planned.first().component("data"), studies, "--studies")
     timed = {**timed_as(planned), "study.max_epochs": str(epochs)}
     calibration = read([*changes, *timed.items()])

@@ -116,7 +116,8 @@ class Search:
         # Another process imports torch while this one imports Optuna.
         processes.warm_up()
         if space.is_config:
-            raise UserError(f"{source}: nothing is searched in it; train it with: imgcls-search train {source}")
+            command = f"imgcls-search train {words.argument(Path(source))}"
+            raise UserError(f"{source}: nothing is searched in it; train it with: {command}")
         must_exist(space.first().component("data"))
         must_be_apart(space.first().component("data"), studies, "--studies")
         address = settle(storage, space.study["storage"])

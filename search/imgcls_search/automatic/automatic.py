@@ -143,6 +143,8 @@ class Auto:
             raise budget.too_short(self.ledger.fact, "nothing is left")
         flips = self.request.flips or self.request.ask_flips()
         self.ledger.fact["flips"] = flips
+        # Before the space: were this call killed in between, the same call would be refused as one with other flips.
+        self.ledger.save()
         try:
             with self.screens.drafting() as show, ending_at(self.ledger.end):
                 found = self._drafted(flips, show)

@@ -20,6 +20,7 @@ from imgcls_search.space import Space, read_space
 from imgcls_search.space.study_section import name_of_images
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import StudyFiles, find_study
+from imgcls_search.words import argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,8 @@ def read(output: OutputFolder, component: Component, changes: list[tuple[str, st
     refuse_contradictions(space)
     refuse_unfit(space)
     if space.is_config:
-        raise UserError(f"{output.space_file}: nothing is searched in it; train it: imgcls-search train")
+        command = f"imgcls-search train {argument(output.space_file)}"
+        raise UserError(f"{output.space_file}: nothing is searched in it; train it with: {command}")
     return space
 
 

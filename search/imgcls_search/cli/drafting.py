@@ -23,7 +23,7 @@ from imgcls_search.cli.options import (
     override,
 )
 from imgcls_search.cli.output import echo, make_screens, print_json
-from imgcls_search.errors import UserError, refuse_idle
+from imgcls_search.errors import UserError
 from imgcls_search.words import argument, in_folder
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ def safe_flips(flips: Flips | None, changes: Sequence[tuple[str, str]], *, yes: 
     Raises:
         UserError: both say it.
     """
-    is_set = any(f"{path}.".startswith("augment.flip.") or path == "augment" for path, _ in changes)
-    if is_set:
-        refuse_idle({"--flips": flips}, "together with --set augment.flip")
+    from imgcls_search.api.drafting import sets_flips
+
+    is_set = sets_flips(changes, None if flips is None else flips.value)
     return lambda: (flips or _ask(yes=yes or is_set)).value
 
 

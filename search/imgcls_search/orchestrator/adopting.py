@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from imgcls_search.config import completed
+from imgcls_search.measures import is_number
 from imgcls_search.orchestrator.context import SearchContext
-from imgcls_search.space import Space, differences
+from imgcls_search.space import Difference, Space, differences
 from imgcls_search.study.settings import is_free
 from imgcls_search.trial import Trial
 
@@ -33,5 +36,15 @@ def _damage_of(trial: Trial, space: Space) -> str | None:
     except (KeyError, ValueError) as error:
         return f"its parameters are not of this space ({error!s:.120})"
     known = completed(trial.candidate.config.to_dict(), wanted)
-    changes = [change for change in differences(wanted, known) if not is_free(change.path)]
+    changes = [each for each in differences(wanted, known) if not is_free(each.path) and not _is_rounding(each)]
     return f"its configuration is not that of its parameters: {changes[0]!s:.200}" if changes else None
+
+
+def _is_rounding(change: Difference) -> bool:
+    """Tell whether two numbers differ by rounding only, as 0.1 + 2 * 0.1 and 0.3 do.
+
+    A configuration has the numbers on the steps of its range; once the study is extended to a range without steps,
+    its parameters give them as a sampler added them up.
+    """
+    numbers = change.old, change.new
+    return all(map(is_number, numbers)) and math.isclose(*numbers, rel_tol=1e-9, abs_tol=1e-12)

@@ -274,7 +274,3 @@ def _numbers(version: str) -> list[int]:
 
 def _plain(asked: Any) -> Any:
     return asked if isinstance(asked, str) else list(asked)
-
-
-def _shown(names: Sequence[str]) -> str:
-    return some(names, SHOWN)

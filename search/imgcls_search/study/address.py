@@ -99,6 +99,11 @@ def option(address: Address | None) -> str:
     return f" --storage {shlex.quote(address.text)}"
 
 
+def unset() -> str:
+    """Return the beginning of a shown command that looks in SQLite files; empty if the environment names no server."""
+    return f"{VARIABLE}= " if os.environ.get(VARIABLE) else ""
+
+
 def refuse_password(text: str | None, where: str) -> None:
     """Refuse an address with a password: the study stores its space, which others can read.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class StudyFiles:
     @property
     def argument(self) -> str:
         """The study as arguments of a shown command."""
-        return self.name + self.options
+        return self.recorded_as + self.options
 
     @property
     def recorded_as(self) -> str:
@@ -193,7 +194,8 @@ class StudyFiles:
         if known is None and self.address is not None and self.database.exists():
             raise StudyError(
                 f"{self.folder}: belongs to the study in {self.database}, and not to {self.address}; copy that one: "
-                f"{copy} --to {self.address}, or name another study with --name"
+                f"{address.unset()}{copy} --to "
+                f"{shlex.quote(self.address.text)}, or name another study with --name"
             )
 
     def _refuse_lost_database(self) -> None:

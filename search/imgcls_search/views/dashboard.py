@@ -266,7 +266,7 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
         after = int(query[1] or 0)
         status, headers, body = ask(environ, after)
         page = json.loads(body) if status.startswith("200") else None
-        if page is not None and page["name"] == latest.files.name:
+        if page is not None and page["name"] == latest.files.recorded_as:
             record = latest.read()
             _tell_limits(page["trials"], record)
             numbers = _best_of(page["trials"], after, record)

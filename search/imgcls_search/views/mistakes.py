@@ -133,7 +133,8 @@ def mistakes_of(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
     matrix = confusion_matrix(found.labels, predicted, labels=labels)
     has_costs = costs.of(looked.config.tree) is not None
     rows = dict(zip(found.classes, zip(classes, *scores, strict=True), strict=True))
-    listed = lowest_f1({name: {"f1": row[3]} for name, row in rows.items()}, figures.MOST_LABELS)
+    # A class without images has no F1 to be low.
+    listed = lowest_f1({name: {"f1": row[3]} if row[4] else {} for name, row in rows.items()}, figures.MOST_LABELS)
     return Mistakes(
         of_labels=False,
         pictures=[
@@ -171,7 +172,7 @@ def _captions(count: int) -> tuple[str, ...]:
     )
 
 
-def confused_pairs(matrix: Any, classes: Sequence[str], most: int = MOST_PAIRS) -> list[str]:
+def confused_pairs(matrix: Any, classes: Sequence[str]) -> list[str]:
     """Return the most frequent confusions in words, most frequent first: 'glass taken for tin: 14 of 75'."""
     errors = matrix - np.diag(np.diag(matrix))
     totals = matrix.sum(axis=1)

@@ -32,7 +32,7 @@ from imgcls_search.views.searching import how_it_went, what_mattered
 from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.views.sureness import sureness, worse_pictures
 from imgcls_search.views.verdict import cost, hours, interval_of_choice, verdict
-from imgcls_search.words import counted
+from imgcls_search.words import counted, times
 from imgcls_search.worker import figures
 
 TOP_ROWS = 20
@@ -107,6 +107,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
     count = record.val_images or 0
     return {
         "study": found["study"],
+        "argument": record.argument,
         "objectives": [f"{direction} {metric}" for metric, direction in record.objectives],
         "stands": found["stands"],
         "after": command_for(record.objectives[0][0], "best.yaml"),
@@ -118,6 +119,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
         "fingerprint": data["fingerprint"],
         "versions": record.facts.get("versions", {}),
         "confirmed": record.facts.get("confirmed"),
+        "opened": times(len(record.facts.get("test_openings", []))),
         "val_images": count,
         "interval_of": right,
         "interval": share_interval(accuracy, count) if accuracy is not None and 0 <= accuracy <= 1 and count else None,

@@ -153,7 +153,7 @@ def _untested(record: Record) -> Card:
     elif count := len(record.facts.get("test_openings", [])):
         detail = f"not scored by confirm; the {images:,} test images were opened {times(count)} before"
     else:
-        detail = f"{images:,} test images are sealed: imgcls-search confirm {record.study.study_name} opens them once"
+        detail = f"{images:,} test images are sealed: imgcls-search confirm {record.argument} opens them once"
     return Card(name="test score", value="not tested", detail=detail, id="verdict-test")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from pathlib import Path
 from typing import TypedDict
 
@@ -68,14 +69,16 @@ def distil(made: Made, number: int | None, out: Path, watcher: TrainingWatcher) 
     Raises:
         StudyError: there is no such trial, or the folder contains another training.
         BuildError: the trial's network sees other images than the ensemble.
+        UserError: the trial has folds.
         NoResultError: the training failed.
     """
     library = made.library
     trial = library.winner if number is None else find_trial(library.record, number)
     if trial.candidate.config.folds > 1:
         raise UserError(
-            f"--distill {out}: trial {trial.number} has folds; export it with export {library.files.name} -o FILE and "
-            f"train it with --set distill=file --set distill.file.path={made.weights}"
+            f"--distill {out}: trial {trial.number} has folds; export it with imgcls-search export "
+            f"{library.files.argument} --trial {trial.number} -o FILE, and train it with --set distill=file --set "
+            f"{shlex.quote(f'distill.file.path={made.weights}')}"
         )
     check_student(out)
     with contextlib.ExitStack() as stack:

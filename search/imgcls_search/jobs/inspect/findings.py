@@ -182,6 +182,7 @@ class Inspection:
     """Why labels were not judged."""
 
     inventory: Inventory = field(repr=False, compare=False)
+    """The images themselves."""
 
     def extreme_classes(self, most: int) -> list[ClassCount]:
         """Return at most `most` classes in their order: of many, as many of the largest as of the smallest ones."""
@@ -189,8 +190,6 @@ class Inspection:
             return list(self.classes)
         order = sorted(range(len(self.classes)), key=lambda number: self.classes[number].total)
         return [self.classes[number] for number in sorted([*order[: most // 2], *order[-(most // 2) :]])]
-
-    """The images themselves."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""

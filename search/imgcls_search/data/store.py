@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,9 @@ from imgcls_search.words import some
 
 READABLE = "-test-is-readable"
 """Suffix of files that mark a test split as checked for unreadable images."""
+
+_OF_DAMAGED_FILES = (OSError, SyntaxError, TokenError, *UNWRITTEN)
+"""What reading a damaged file raises: NumPy parses the header of an array as Python code."""
 
 STREAMED = "-streamed"
 """Suffix of folders with names and labels but no pixels."""
@@ -331,7 +335,7 @@ def _load(
             labels = np.lib.format.read_array(file, allow_pickle=False)
         names = arrays.names(folder, split)
         is_whole = pixels.shape == shape and (len(labels), len(names)) == (count, count)
-    except (OSError, *UNWRITTEN) as error:
+    except _OF_DAMAGED_FILES as error:
         raise _damaged(folder, split) from error
     if not is_whole:
         raise _damaged(folder, split)

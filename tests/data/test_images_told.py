@@ -30,6 +30,7 @@ from imgcls_search.data.source import Source
 from imgcls_search.data.store import Prepared
 from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.errors import DataError
+from imgcls_search.worker import pipeline
 from PIL import Image, PngImagePlugin
 
 from tests.conftest import Answer, is_one_line
@@ -293,6 +294,22 @@ def test_almost_blank_images_are_counted(tmp_path: Path, make: Callable[[], Imag
     assert line.startswith("1 image is almost blank")
     assert name in line
     assert why in line
+
+
+def test_of_many_images_that_are_left_out_ten_are_named(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for number in range(12):
+            (fill(tmp_path / "data" / split) / "a" / f"broken-{number}.png").write_bytes(b"nothing")
+    said: list[str] = []
+    tree = {
+        "data": {"folder": {"root": str(tmp_path / "data"), "skip_unreadable": True}},
+        "image": {"size": 12, "channels": 3},
+    }
+    pipeline.prepare_data(TrialConfig.from_dict(tree), tmp_path / "cache", say=said.append, looks_at_test=True)
+    (test,) = [line for line in said if line.startswith("test images that cannot be read will be left out: 12: ")]
+    (others,) = [line for line in said if line.startswith("left out 24 images that cannot be read: ")]
+    assert test.count("broken-") == others.count("broken-") == 10
+    assert (test[-11:], others[-12:]) == (" and 2 more", " and 14 more")
 
 
 def test_pictures_with_something_in_them_are_not_blank() -> None:

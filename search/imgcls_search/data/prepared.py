@@ -17,7 +17,7 @@ from imgcls_search.data.image import Fill, Fit, Frame, InputShape
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.stream import Streamed
 from imgcls_search.image_size import ImageSize, sides
-from imgcls_search.words import counted
+from imgcls_search.words import counted, some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Prepared:
         found = []
         if self.unreadable:
             number = counted("image", len(self.unreadable))
-            found.append(f"left out {number} that cannot be read: {', '.join(self.unreadable)}")
+            found.append(f"left out {number} that cannot be read: {some(self.unreadable)}")
         if self.twins:
             of, cannot = (
                 ("with other labels", "the same picture with other labels")

@@ -52,6 +52,7 @@ from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.training.recipe import Finetune, Training
 from imgcls_search.training.resolution import Shrinking, resolution_of
 from imgcls_search.training.session import Session, Teach
+from imgcls_search.words import some
 from imgcls_search.worker import head_plan, networks
 from imgcls_search.worker.start_weights import weights_of
 
@@ -99,7 +100,7 @@ def prepare_data(
     if looks_at_test and source.is_in_files:
         left_out = look_at_test(source, prepared, progress)
         if left_out and say is not None:
-            say(f"test images that cannot be read will be left out: {len(left_out)}: {', '.join(left_out)}")
+            say(f"test images that cannot be read will be left out: {len(left_out):,}: {some(left_out)}")
     for line in prepared.findings() if say is not None else ():
         say(line)  # type: ignore[misc]
     return prepared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,7 +24,7 @@ from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted
 from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, job_runner, networks, pipeline
-from imgcls_search.worker.cross_validation import out_of_fold, seed_of
+from imgcls_search.worker.cross_validation import out_of_fold, read_out_of_fold, seed_of
 from sklearn.metrics import accuracy_score
 
 from tests.data.test_folds import plant
@@ -214,6 +215,38 @@ def test_unfinished_and_damaged_files_have_no_predictions(
     (tmp_path / "damaged.pt").write_bytes(whole)
     with pytest.raises(CheckpointError, match="damaged"):
         out_of_fold(tmp_path / "damaged.pt")
+
+
+SPOILED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "labels: one number": lambda kept: {"labels": torch.tensor(3)},
+    "labels: too high": lambda kept: {"labels": kept["labels"] + 100},
+    "labels: negative": lambda kept: {"labels": kept["labels"] - 100},
+    "labels: fractions": lambda kept: {"labels": kept["labels"].double()},
+    "labels: several": lambda kept: {"labels": torch.zeros(IMAGES, 10, dtype=torch.uint8)},
+    "images: one number": lambda kept: {"images": torch.tensor(3)},
+    "images: fractions": lambda kept: {"images": kept["images"].double()},
+    "logits: three classes": lambda kept: {"logits": [part[:, :3] for part in kept["logits"]]},
+    "logits: one class": lambda kept: {"logits": [part[:, 0] for part in kept["logits"]]},
+    "logits: in depth": lambda kept: {"logits": [part[:, :, None] for part in kept["logits"]]},
+    "logits: complex": lambda kept: {"logits": [part.to(torch.complex64) for part in kept["logits"]]},
+    "names: numbers": lambda kept: {"names": [*range(IMAGES)]},
+    "names: too few": lambda kept: {"names": kept["names"][1:]},
+    "nothing": lambda kept: (
+        {"labels": kept["labels"][:0], "images": kept["images"][:0], "names": []}
+        | {"logits": [part[:0] for part in kept["logits"]]}
+    ),
+}
+"""Changes to the out-of-fold predictions in a file that is saved again, as no program would write them."""
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_predictions_that_no_program_writes_are_refused(
+    case: str, undisturbed: tuple[list[dict[str, float]], Path]
+) -> None:
+    state = checkpoint.load(undisturbed[1])
+    spoiled = {**state, "folds": {**state["folds"], **SPOILED[case](state["folds"])}}
+    with pytest.raises(CheckpointError, match=r"^trial.pt: its out-of-fold predictions are damaged$"):
+        read_out_of_fold(spoiled, "trial.pt")
 
 
 def test_one_network_of_all_images_is_trained_once(data: Prepared, tmp_path: Path) -> None:

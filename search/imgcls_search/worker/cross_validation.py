@@ -8,6 +8,7 @@ networks for their folds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,12 +217,20 @@ def read_out_of_fold(state: Mapping[str, Any], source: str) -> OutOfFold:
         CheckpointError: the state is not of a finished trial with folds.
     """
     try:
-        kept = state[KEY]
+        kept, data = state[KEY], Prepared.from_dict(json.loads(state["about"])["data"])
         logits = torch.cat(list(kept["logits"])).numpy()
         labels, images, names = kept["labels"].numpy(), kept["images"].numpy(), tuple(kept["names"])
     except (*UNWRITTEN, RuntimeError):
         raise CheckpointError(f"{source}: no out-of-fold predictions; needed: a finished trial with folds") from None
-    if not len(logits) == len(labels) == len(images) == len(names):
+    shape, last = (len(names), len(data.classes)), 1 if data.has_several_labels else len(data.classes) - 1
+    if not (
+        all(isinstance(name, str) for name in names)
+        and (logits.shape, logits.dtype.kind) == (shape, "f")
+        and (labels.shape, labels.dtype.kind in "iu") == (shape if data.has_several_labels else shape[:1], True)
+        and (images.shape, images.dtype.kind) == (shape[:1], "i")
+        and labels.size > 0
+        and 0 <= labels.min() <= labels.max() <= last
+    ):
         raise CheckpointError(f"{source}: its out-of-fold predictions are damaged")
     probabilities = probabilities_of(logits, several=are_several(labels))
     return OutOfFold(probabilities=probabilities, labels=labels, images=images, names=names, logits=logits)

@@ -191,7 +191,7 @@ def test_latency_is_taken_while_the_other_worker_rests(space: Path, tmp_path: Pa
     for _ in range(12_000):
         if executor.alone_worker is None:
             executor.next_event(0.05)
-    assert busy.is_resting
+    assert busy.is_paused
     scored = until(executor, lambda event: isinstance(event, Scored))
     # Nothing of the other trial came in between.
     assert all(event.trial == 2 for event in scored)
@@ -199,7 +199,7 @@ def test_latency_is_taken_while_the_other_worker_rests(space: Path, tmp_path: Pa
     until(executor, lambda event: isinstance(event, MilestoneReached))
     executor.next_event(0.05)
     assert executor.free_slots() == 1
-    assert not busy.is_resting
+    assert not busy.is_paused
     until(executor, lambda event: isinstance(event, EpochEnded) and event.trial == 1)
     # Asked to stop before all others rest, it never begins.
     executor.start(timed)

@@ -33,32 +33,32 @@ class Slot:
     def __init__(self, name: str) -> None:
         self.name = name
         self.job: Job | None = None
-        self.is_held = False
-        self.is_resting = False
+        self.must_pause = False
+        self.is_paused = False
         self.last_trial = -1
 
     def take(self, job: Job) -> None:
         """Hand a job to the worker."""
         self.job, self.last_trial = job, job.trial
-        self.is_held = self.is_resting = False
+        self.must_pause = self.is_paused = False
         self.tell(job)
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Ask the worker to pause between two steps; it replies, unless its job ends first."""
-        self.is_held = True
+        self.must_pause = True
         self.tell(Pause())
 
-    def go_on(self) -> None:
-        """Let a worker that was held continue."""
-        if self.is_held:
-            self.is_held = self.is_resting = False
+    def resume(self) -> None:
+        """Let a worker that was asked to pause continue."""
+        if self.must_pause:
+            self.must_pause = self.is_paused = False
             self.tell(Continue())
 
     def note(self, event: Event) -> None:
         """Update the slot's state from a worker event."""
         if isinstance(event, Paused):
             # Unless it was told to continue in the meantime.
-            self.is_resting = self.is_held
+            self.is_paused = self.must_pause
         elif isinstance(event, _ENDS):
             self.job = None
 
@@ -93,7 +93,7 @@ class SlotsExecutor(Generic[AnySlot]):
         if job.kind == "time":
             self.alone = job
             for busy in (slot for slot in self.workers if slot.job is not None):
-                busy.hold()
+                busy.pause()
             self._attend_alone()
             return
         free = self._free()
@@ -147,11 +147,11 @@ class SlotsExecutor(Generic[AnySlot]):
         if self.alone_worker is not None:
             if self.alone_worker.job is None:
                 self._end_alone()
-        elif all(slot.job is None or slot.is_resting for slot in self.workers) and self._free():
+        elif all(slot.job is None or slot.is_paused for slot in self.workers) and self._free():
             self.alone_worker = self._free()[0]
             self.alone_worker.take(self.alone)
 
     def _end_alone(self) -> None:
         self.alone = self.alone_worker = None
         for slot in self.workers:
-            slot.go_on()
+            slot.resume()

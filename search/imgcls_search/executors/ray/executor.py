@@ -318,7 +318,7 @@ class _RaySlot(Slot):
         with contextlib.suppress(ValueError):
             ray.kill(self.actor)
         self.job = None
-        self.is_held = self.is_resting = False
+        self.must_pause = self.is_paused = False
         self._begin()
 
 

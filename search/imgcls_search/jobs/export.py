@@ -53,7 +53,7 @@ def chosen_trial(record: Record, number: int | None) -> Trial:
 
 
 def complete_trial(files: StudyFiles, record: Record, number: int | None) -> Trial:
-    """Return the same trial, which must be complete.
+    """Return the trial that `chosen_trial` returns, and refuse one that is not complete.
 
     Raises:
         StudyError: as `chosen_trial`, or the trial is not complete.

@@ -309,9 +309,8 @@ def within(section: str, name: str, value: Any) -> Callable[[Any], Any]:
     return change
 
 
-def without_device(about: Any) -> Any:
-    training = {key: value for key, value in about["config"]["training"].items() if key != "device"}
-    return {**about, "config": {**about["config"], "training": training}}
+def without_setting(section: str, name: str) -> Callable[[Any], Any]:
+    return lambda about: {**about, "config": without(section, name)(about["config"])}
 
 
 def deep() -> Any:
@@ -401,7 +400,9 @@ DESCRIBED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "short form within": (within("config", "loss", {"cross_entropy": None}), "loss.cross_entropy: None is not as"),
     "choice": (within("config", "image", {"margin": {"choice": [1.0, 1.2]}}), "image.margin: "),
     "choice of one": (within("config", "image", {"margin": {"choice": [1.0]}}), "image.margin: "),
-    "no device": (without_device, "training.device: is missing"),
+    "no device": (without_setting("training", "device"), "training.device: is missing"),
+    "no size": (without_setting("image", "size"), "image.size: is missing"),
+    "no channels": (without_setting("image", "channels"), "image.channels: is missing"),
     "no deviation": (within("data", "std", [0.0, 0.1, 0.1]), "(ValueError)"),
     "mean": (within("data", "mean", ["x", 0.1, 0.1]), "(ValueError)"),
     "size": (within("data", "image_size", 16.0), "("),

@@ -15,7 +15,7 @@ from imgcls_search.space import parse_values
 from imgcls_search.space.problems import join
 from imgcls_search.worker import networks
 
-NEEDED = {"data": (), "image": (), "model": (), "training": ("device",)}
+NEEDED = {"data": (), "image": ("size", "channels"), "model": (), "training": ("device",)}
 """Sections and settings that every training has and that are read; others have defaults in earlier versions."""
 
 

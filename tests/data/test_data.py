@@ -723,6 +723,20 @@ def test_damaged_store_is_rebuilt(tmp_path: Path, damage: str) -> None:
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".lock"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("channels", True), ("unreadable", {"a": 1}), ("image_size", 10**400), ("class_counts", "12")],
+        *[("blank_for_example", "a.png"), ("folds", {}), ("mean", {"0.5": 1})],
+    ],
+)
+def test_values_that_no_program_writes_describe_no_images(tmp_path: Path, name: str, value: object) -> None:
+    known = prepare(source("digits", max_train=20), image_size=8, channels=1, cache=tmp_path).to_dict()
+    assert Prepared.from_dict(known).to_dict() == known
+    with pytest.raises((ValueError, TypeError)):
+        Prepared.from_dict({**known, name: value})
+
+
 def test_load_says_when_the_store_is_damaged(tmp_path: Path) -> None:
     prepared = prepare(source("digits", max_train=20), image_size=8, channels=1, cache=tmp_path)
     archive = io.BytesIO()

@@ -309,6 +309,10 @@ def within(section: str, name: str, value: Any) -> Callable[[Any], Any]:
     return change
 
 
+def without_setting(section: str, name: str) -> Callable[[Any], Any]:
+    return lambda about: {**about, "config": without(section, name)(about["config"])}
+
+
 def deep() -> Any:
     value: list[Any] = []
     for _ in range(900):
@@ -391,6 +395,14 @@ DESCRIBED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "cache": (within("config", "image", {"cache_gb": "x"}), "image.cache_gb: "),
     "digits": (within("config", "data", {"digits": {"val": {}}}), "data.digits.val: "),
     "loss": (within("config", "loss", {"cross_entropy": {"label_smoothing": 10**400}}), "loss.cross_entropy"),
+    "section of nothing": (within("config", "predict", None), "predict: None is not as a training saves it"),
+    "short form": (within("config", "data", "digits"), "data: 'digits' is not as a training saves it"),
+    "short form within": (within("config", "loss", {"cross_entropy": None}), "loss.cross_entropy: None is not as"),
+    "choice": (within("config", "image", {"margin": {"choice": [1.0, 1.2]}}), "image.margin: "),
+    "choice of one": (within("config", "image", {"margin": {"choice": [1.0]}}), "image.margin: "),
+    "no device": (without_setting("training", "device"), "training.device: is missing"),
+    "no size": (without_setting("image", "size"), "image.size: is missing"),
+    "no channels": (without_setting("image", "channels"), "image.channels: is missing"),
     "no deviation": (within("data", "std", [0.0, 0.1, 0.1]), "(ValueError)"),
     "mean": (within("data", "mean", ["x", 0.1, 0.1]), "(ValueError)"),
     "size": (within("data", "image_size", 16.0), "("),

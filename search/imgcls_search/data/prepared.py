@@ -160,17 +160,21 @@ class Prepared:
 
 def _is_whole(found: Prepared) -> bool:
     """Tell whether all values are of their types: they may come from the file of anyone."""
-    examples = (*found.repeated_for_example, *found.twins_for_example, *found.blank_for_example, *found.unreadable)
-    texts = (found.fingerprint, found.seen_fingerprint, found.folder, *found.classes, *found.counts, *examples)
+    examples = (found.repeated_for_example, found.twins_for_example, found.blank_for_example, found.unreadable)
+    lists = (found.classes, found.class_counts, found.mean, found.std, found.folds, *examples)
+    if not all(isinstance(each, tuple) for each in lists):
+        return False
+    names = (*found.classes, *found.counts, *(name for each in examples for name in each))
+    texts = (found.fingerprint, found.seen_fingerprint, found.folder, *names)
     counts = (*found.counts.values(), *found.class_counts, *found.folds, found.repeated, found.twins, found.blank)
     numbers = (*found.mean, *found.std, found.margin, *(found.thresholds or ()))
     source = {"name": "", "args": {}} if found.streamed_from is None else found.streamed_from
     return (
-        isinstance(found.classes, tuple)
-        and all(isinstance(text, str) for text in (*texts, source["name"]))
+        all(isinstance(text, str) for text in (*texts, source["name"]))
         and all(type(count) is int and 0 <= count <= sys.maxsize for count in counts)
-        and all(type(side) is int and side > 0 for side in sides(found.image_size))
+        and all(type(side) is int and 0 < side <= sys.maxsize for side in sides(found.image_size))
         and all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in numbers)
+        and type(found.channels) is int
         and found.channels == len(found.mean) == len(found.std)
         and min(found.std) > 0
         and found.fit in get_args(Fit)

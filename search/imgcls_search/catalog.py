@@ -13,7 +13,7 @@ from imgcls_search.data import DATASETS, POLICIES, augment, has_several_labels, 
 from imgcls_search.data.image import ImageShape
 from imgcls_search.data.unlabeled import UNLABELED
 from imgcls_search.errors import BuildError, UserError
-from imgcls_search.measures import OF_CLASS, OF_FEATURES, has_meaning
+from imgcls_search.measures import OF_CLASS, OF_FEATURES, has_meaning, of_features
 from imgcls_search.models import families
 from imgcls_search.models.heads import HEADS, LOGISTIC, OWN
 from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
@@ -220,9 +220,9 @@ def refuse_of_pretraining(space: Space) -> None:
     Raises:
         UserError: it names the setting, and what is allowed.
     """
-    if not space.is_of_pretraining:
+    objective = of_features(space.objectives)
+    if objective is None:
         return
-    objective = next(metric for metric, _ in space.objectives if metric in OF_FEATURES)
     what = f"a search over the pretraining ({objective})"
     allowed = (*OF_FEATURES, *SIZES)
     for metric in space.named_metrics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -104,11 +104,14 @@ def has_meaning(name: str, *, several: bool) -> bool:
     return name in known or class_of(name) is not None or name not in KNOWN
 
 
-def command_for(metric: str, file: str) -> str:
-    """Return the command that trains the exported best configuration of a search with this first objective."""
-    if metric in OF_FEATURES:
-        return f"imgcls-search pretrain {file} -o backbone.pt"
-    return f"imgcls-search train {file} --seeds 3"
+def of_features(objectives: Iterable[tuple[str, str]]) -> str | None:
+    """Return the first objective that is measured on features, as in a search over the pretraining; else None."""
+    return next((metric for metric, _ in objectives if metric in OF_FEATURES), None)
+
+
+def retraining_command(file: str, *, pretrains: bool) -> str:
+    """Return the command that trains the exported best configuration of a search, or pretrains with it."""
+    return f"imgcls-search pretrain {file} -o backbone.pt" if pretrains else f"imgcls-search train {file} --seeds 3"
 
 
 def share_of_images(known: Mapping[str, T]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypedDict
 
 from imgcls_search.config import Scalar, TrialConfig
+from imgcls_search.measures import of_features
 
 State = Literal["running", "paused", "complete", "pruned", "fail"]
 
@@ -34,6 +35,13 @@ MEASURED: Mapping[str, str] = {
     "size_kb": "size of the exported network's file, kilobytes of 1,024 bytes",
 }
 """Measures of the exported network of a trial that trained to its end."""
+
+
+def can_be_confirmed(objectives: Sequence[tuple[str, str]]) -> bool:
+    """Tell whether retraining on labels with other seeds changes the first objective, unlike a size or a cost."""
+    metric, _ = objectives[0]
+    return of_features(objectives) is None and metric not in SIZES and metric not in MEASURED
+
 
 LATENCY_CONDITIONS = (
     "ONNX Runtime on one thread of the CPU, one image at a time, the median after a warm-up, while no other trial works"

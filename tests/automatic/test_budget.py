@@ -94,7 +94,7 @@ def test_one_trial_is_confirmed_alone() -> None:
 def test_what_is_kept_grows_with_the_confirmation_up_to_its_share() -> None:
     short, long = (budget.kept_seconds(record_of(0.5, 0.6, 0.7, seconds=each), FACT) for each in (1.0, 1000.0))
     closing = budget.closing_seconds(FACT, testing=budget.testing_seconds(record_of(0.5, seconds=1.0), FACT))
-    assert closing < short <= closing + budget.CONFIRM_SHARE * FACT["given"]
+    assert closing < short <= closing + budget.CONFIRM_SHARE * FACT["given"] + budget.STOP_SECONDS
     # What can never be confirmed keeps no time.
     assert long == closing
 
@@ -138,6 +138,7 @@ def test_test_split_is_paid_for_once() -> None:
     chosen = [record.by_number[number] for number in plan["trials"]]
     confirming = budget.confirm_seconds(chosen, plan["seeds"], 2, budget.testing_seconds(record, FACT))
     kept = budget.kept_seconds(record, FACT)
-    assert kept == pytest.approx(budget.closing_seconds(FACT, record) + confirming)
-    # What the search leaves is enough for that very plan.
-    assert budget.affordable(record, FACT, kept - budget.closing_seconds(FACT, record)) == plan
+    assert kept == pytest.approx(budget.STOP_SECONDS + budget.closing_seconds(FACT, record) + confirming)
+    # What the search leaves is enough for that very plan, although stopping the search takes a moment.
+    left = kept - 0.9 * budget.STOP_SECONDS
+    assert budget.affordable(record, FACT, left - budget.closing_seconds(FACT, record)) == plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -443,8 +444,30 @@ def test_speed_is_measured_on_real_images_within_its_time(tmp_path: Path) -> Non
     found = speed.measure(networks, [16], describe(data), MACHINES["cpu"], channels=3, seconds=PATIENCE, progress=quiet)
     assert found[networks[0].key].is_measured
     assert found[networks[0].key].train > found[networks[0].key].predict > 0
+    # Each of the two processes has made all its passes, of which the fastest counts.
+    assert found[networks[0].key].epochs == MACHINES["cpu"].workers * speed.MOST_PASSES
     none = speed.measure(networks, [16], describe(data), MACHINES["cpu"], channels=3, seconds=0.0, progress=quiet)
     assert none == {}
+
+
+def test_passes_after_the_first_are_worth_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first pass sets up the network; a time that has only room for it gives a speed as well."""
+    data = pictures(tmp_path, {"a": 20, "b": 20}, (16, 16))
+    (job,) = speed._jobs(from_scratch(16, 3, 2)[:1], [16], describe(data), tmp_path.parent / f"{tmp_path.name}-cache", 3)
+    seconds = iter([9.0, 3.0, *[1.0] * 20])
+
+    def timed(action: Any) -> float:
+        action()
+        return next(seconds)
+
+    monkeypatch.setattr(speed, "_seconds", timed)
+    first, *_, last = speed._time(job, "cpu", math.inf)
+    images, batch = len(describe(data).names["train"]), speed.BATCH
+    assert (first.epochs, last.epochs) == (1, speed.MOST_PASSES)
+    assert first.train * job.macs == pytest.approx(9.0 / batch)
+    assert last.train * job.macs == pytest.approx(1.0 / images)
+    seconds = iter([9.0, 3.0])
+    assert [one.epochs for one in speed._time(job, "cpu", 0.0)] == [1]
 
 
 def test_time_for_measuring_is_bounded() -> None:

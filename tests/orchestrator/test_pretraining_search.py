@@ -55,10 +55,21 @@ def test_it_is_run_reported_exported_and_its_best_is_pretrained(
     assert here("pretrain", "best.yaml", "-o", "b.pt").code == 0
     # The weights of a trial are those of a network too, and no classifier.
     weights = f"studies/few/checkpoints/trial-{shown['trial']:05}.pt"
-    for command in (("evaluate", weights), ("confirm", "few"), ("export", "few", "--bundle", "m")):
+    for command in (
+        ("evaluate", weights),
+        ("confirm", "few"),
+        ("export", "few", "--bundle", "m"),
+        ("ensemble", "few", "-o", "e.pt"),
+        ("report", "few", "--ablation", "-o", "a.html"),
+        ("inspect", "--study", "few"),
+        ("augment-preview", "s.yaml", "-o", "p.png"),
+    ):
         refused = here(*command)
-        assert refused.code in (1, 2)
+        assert refused.code == 2, command
         assert is_one_line(refused), refused.err
+        assert command[0] == "evaluate" or "over the pretraining" in refused.err
+    assert "confirm" not in here("best", "few").out.replace("not confirmed", "")
+    assert "imgcls-search confirm" not in page
     start = [
         "--set",
         "study.objectives=null",
@@ -78,6 +89,20 @@ def test_a_trial_is_reproduced(tmp_path: Path, imgcls: Callable[..., Answer]) ->
     answer = imgcls("reproduce", "few", "--trial", "0")
     assert answer.code == 0, answer.err
     assert answer.out.startswith("identical: trial 0, 3 epochs, probe_accuracy was ")
+    assert "differs" not in answer.out + answer.err
+
+
+def test_a_configuration_that_only_pretrains_names_its_command(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    fixed = SPACE.replace("{float: [0.2, 0.6]}", "0.3").replace("{choice: [0.2, 0.6]}", "0.2")
+    (tmp_path / "my config.yaml").write_text(fixed)
+    command = "pretrain it with: imgcls-search pretrain 'my config.yaml' -o backbone.pt"
+    for name in ("run", "train", "plan"):
+        refused = here(name, "my config.yaml")
+        assert refused.code == 2
+        assert is_one_line(refused)
+        assert command in refused.err
+    assert command in here("check", "my config.yaml").out
+    assert here("pretrain", "my config.yaml", "-o", "b.pt").code == 0
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,8 @@ def auto(
     """
     if flips is not None:
         refuse_other("flips", flips, ("none", "horizontal", "both"))
+    given = changes_of(changes)
+    is_set = sets_flips(given, flips)
     seconds = None if time is None else seconds_of(time, "--time")
     with session(progress, weights_dir, uses_torch=True) as screens:
         from imgcls_search.automatic.ledger import interruptible
@@ -119,9 +121,9 @@ def auto(
             screens,
             output=None if output is None else Path(output),
             flips=flips,
-            ask_flips=lambda: "none",
+            ask_flips=lambda: None if is_set else "none",
             group=group,
-            changes=changes_of(changes),
+            changes=given,
             skip_unreadable=skip_unreadable,
             workers=workers,
             cluster=cluster,
@@ -147,7 +149,7 @@ def prepare(
     *,
     output: Path | None,
     flips: FlipsName | None,
-    ask_flips: Callable[[], FlipsName],
+    ask_flips: Callable[[], FlipsName | None],
     group: str | None,
     changes: list[tuple[str, str]],
     skip_unreadable: bool,
@@ -163,7 +165,6 @@ def prepare(
         UserError: an argument, a folder or the images are not usable.
     """
     of_data, others = split(changes)
-    sets_flips(others, flips)
     component = images_of(data, group, of_data, skip_unreadable=skip_unreadable)
     # These also apply to a space that an earlier call wrote.
     others += of_data

@@ -100,7 +100,7 @@ def init(
             component,
             seconds=seconds,
             output=None if output is None else Path(output),
-            ask_flips=lambda: flips or "none",
+            ask_flips=lambda: flips,
             changes=others,
             force=force,
             studies=Path(studies),
@@ -114,7 +114,7 @@ def draft_space(
     *,
     seconds: float,
     output: Path | None,
-    ask_flips: Callable[[], FlipsName],
+    ask_flips: Callable[[], FlipsName | None],
     changes: list[tuple[str, str]],
     force: bool,
     studies: Path,
@@ -131,7 +131,7 @@ def draft_space(
     must_exist(component)
     target = output or default_target(component)
     check_target(target, force=force)
-    flips = ask_flips()
+    flips = ask_flips() or "none"
     with screens.drafting() as show:
         found = draft(
             component, seconds=seconds, root=studies, flips=flips, changes=changes, file=str(target), progress=show

@@ -20,8 +20,7 @@ from imgcls_search.api.options import (
     with_settings,
 )
 from imgcls_search.api.session import session
-from imgcls_search.errors import UserError
-from imgcls_search.words import argument, counted
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.views.screens import Screens
@@ -157,10 +156,7 @@ def make_plan(
         return read_space_of(space, changes, data, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
 
     planned = read(changes)
-    if planned.is_config:
-        named = name_of(space)
-        command = f"imgcls-search train {argument(Path(named))}"
-        raise UserError(f"{named}: nothing is searched in it; train it with: {command}")
+    planned.refuse_config(Path(name_of(space)))
     must_be_apart(planned.first().component("data"), studies, "--studies")
     timed = {**timed_as(planned), "study.max_epochs": str(epochs)}
     calibration = read([*changes, *timed.items()])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.options import PathLikeText, SpaceLike, as_data, changes_of, read_space_of, refuse_below
 from imgcls_search.api.session import session
+from imgcls_search.errors import UserError
+from imgcls_search.measures import of_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +98,11 @@ def draw_sheet(
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.preview import draw_config, write_preview
 
+    if (objective := of_features(space.objectives)) is not None:
+        raise UserError(
+            f"{space.locate('study.objectives')}: study.objectives: {objective}: a search over the pretraining does "
+            "not use augment; the settings in pretrain make its views"
+        )
     config = space.first() if first or space.is_config else draw_config(space, seed)
     must_be_apart(config.component("data"), studies, "--studies")
     must_be_apart(config.component("data"), output, "-o")

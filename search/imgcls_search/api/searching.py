@@ -22,7 +22,7 @@ from imgcls_search.api.options import (
 )
 from imgcls_search.api.session import session
 from imgcls_search.api.study import Study
-from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.errors import NoResultError
 
 if TYPE_CHECKING:
     from imgcls_search.orchestrator.begin import Outcome
@@ -115,9 +115,7 @@ class Search:
 
         # Another process imports torch while this one imports Optuna.
         processes.warm_up()
-        if space.is_config:
-            command = f"imgcls-search train {words.argument(Path(source))}"
-            raise UserError(f"{source}: nothing is searched in it; train it with: {command}")
+        space.refuse_config(Path(source))
         must_exist(space.first().component("data"))
         must_be_apart(space.first().component("data"), studies, "--studies")
         address = settle(storage, space.study["storage"])

@@ -13,13 +13,15 @@ from imgcls_search.api.options import (
     as_data,
     changes_of,
     component_of_data,
+    name_of,
     read_space_of,
     refuse_below,
     refuse_other,
 )
 from imgcls_search.api.session import session
 from imgcls_search.api.trial import Trial
-from imgcls_search.errors import refuse_idle
+from imgcls_search.errors import UserError, refuse_idle
+from imgcls_search.measures import of_features
 
 if TYPE_CHECKING:
     from imgcls_search.deploy.views import ViewsName
@@ -129,6 +131,11 @@ def training_of(
         name = Path(given).stem
         origin, problem = read_origin(shipped.find(Path(given)).read_text(encoding="utf-8"))
     trained = space.config()
+    if (objective := of_features(space.objectives)) is not None:
+        raise UserError(
+            f"{space.locate('study.objectives')}: study.objectives: {objective}: such a configuration only pretrains; "
+            f"pretrain it with: {space.training_command(Path(name_of(given)))}"
+        )
     if trained.folds > 1:
         refuse_idle({"--on train": on == "train"}, "with folds, which train on all images outside the test split")
     if problem is not None:

@@ -142,12 +142,13 @@ class Auto:
         if self.ledger.left <= 0:
             raise budget.too_short(self.ledger.fact, "nothing is left")
         flips = self.request.flips or self.request.ask_flips()
-        self.ledger.fact["flips"] = flips
+        if flips is not None:
+            self.ledger.fact["flips"] = flips
         # Before the space: were this call killed in between, the same call would be refused as one with other flips.
         self.ledger.save()
         try:
             with self.screens.drafting() as show, ending_at(self.ledger.end):
-                found = self._drafted(flips, show)
+                found = self._drafted(flips or "none", show)
         except OutOfTimeError:
             raise budget.too_short(self.ledger.fact, "the images were still being looked at") from None
         with writing(self.output.space_file):

@@ -40,6 +40,9 @@ time, which shows how busy the machine is; at most this share of the total time.
 MAP_PASSES = 500
 """Passes of the network that the maps of a report's mistakes take, an estimate."""
 
+STOP_SECONDS = 3.0
+"""Time between the end of the search and the next step: its running trials are saved."""
+
 END_SECONDS = 3.0
 """Time to print the result and end the process."""
 
@@ -164,12 +167,13 @@ def _are_best(trials: Sequence[int], ranking: Sequence[int]) -> bool:
 def kept_seconds(record: Record, fact: AutoFact) -> float:
     """Return the seconds to reserve after the search: for confirming if it is affordable, bundle and report."""
     plan = affordable(record, fact, CONFIRM_SHARE * fact["given"])
-    if plan is None:
-        return closing_seconds(fact, record, testing_seconds(record, fact))
-    trials = [record.by_number[number] for number in plan["trials"]]
     test = testing_seconds(record, fact)
-    # Confirming includes the test.
-    return closing_seconds(fact, record) + confirm_seconds(trials, plan["seeds"], fact.get("workers", 1), test)
+    if plan is None:
+        return closing_seconds(fact, record, test)
+    trials = [record.by_number[number] for number in plan["trials"]]
+    # Confirming includes the test. Without the seconds to stop, it would never be affordable afterwards.
+    confirm = confirm_seconds(trials, plan["seeds"], fact.get("workers", 1), test)
+    return STOP_SECONDS + closing_seconds(fact, record) + confirm
 
 
 def too_short(fact: AutoFact, how_far: str) -> NoResultError:

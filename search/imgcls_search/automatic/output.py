@@ -14,13 +14,13 @@ from imgcls_search.catalog import catalog, refuse_contradictions
 from imgcls_search.config import Component, expand_path
 from imgcls_search.data import must_be_apart, must_exist
 from imgcls_search.errors import UserError, writing
+from imgcls_search.jobs.export import refuse_pretraining
 from imgcls_search.orchestrator.code_used import refuse_unfit
 from imgcls_search.orchestrator.study_data import with_known_name
 from imgcls_search.space import Space, read_space
 from imgcls_search.space.study_section import name_of_images
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import StudyFiles, find_study
-from imgcls_search.words import argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +120,8 @@ def read(output: OutputFolder, component: Component, changes: list[tuple[str, st
         space = read_space(output.space_file, catalog(), overrides=[*changes, *moved])
     refuse_contradictions(space)
     refuse_unfit(space)
-    if space.is_config:
-        command = f"imgcls-search train {argument(output.space_file)}"
-        raise UserError(f"{output.space_file}: nothing is searched in it; train it with: {command}")
+    space.refuse_config(output.space_file)
+    refuse_pretraining(space.objectives, "auto")
     return space
 
 

@@ -28,8 +28,8 @@ class Request:
 
     out: Path | None
     flips: Flips | None
-    ask_flips: Callable[[], Flips]
-    """Asks the user when a draft is made and `flips` is None."""
+    ask_flips: Callable[[], Flips | None]
+    """Asks the user when a draft is made and `flips` is None; returns None if `changes` say it."""
 
     studies: Path
     storage: str | None

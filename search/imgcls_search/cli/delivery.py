@@ -21,7 +21,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import MOST_CLASSES, echo, make_console, make_screens, print_json, warn
 from imgcls_search.errors import NoResultError, UserError, refuse_idle
-from imgcls_search.measures import PROBE, command_for, main_measure
+from imgcls_search.measures import main_measure, retraining_command
 from imgcls_search.rounding import measured
 from imgcls_search.words import argument, counted, some
 
@@ -125,8 +125,8 @@ def export(
         print_json({**origin, "file": str(output)})
         return
     # A configuration without a training section only pretrains.
-    metric = "accuracy" if "\ntraining:" in exported else PROBE
-    echo(f"wrote {output}: trial {origin['trial']}; retrain it with: {command_for(metric, argument(output))}")
+    command = retraining_command(argument(output), pretrains="\ntraining:" not in exported)
+    echo(f"wrote {output}: trial {origin['trial']}; retrain it with: {command}")
 
 
 def _export_bundle(

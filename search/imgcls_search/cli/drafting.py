@@ -108,16 +108,17 @@ def init(
     _show(found, target, studies)
 
 
-def safe_flips(flips: Flips | None, changes: Sequence[tuple[str, str]], *, yes: bool) -> Callable[[], FlipsName]:
-    """Return a function that tells which flips are safe; it asks only if neither the option nor `--set` says it.
+def safe_flips(flips: Flips | None, changes: Sequence[tuple[str, str]], *, yes: bool) -> Callable[[], FlipsName | None]:
+    """Return a function that tells which flips are safe, None if `--set` does; without an option, it asks the user.
 
     Raises:
         UserError: both say it.
     """
     from imgcls_search.api.drafting import sets_flips
 
-    is_set = sets_flips(changes, None if flips is None else flips.value)
-    return lambda: (flips or _ask(yes=yes or is_set)).value
+    if sets_flips(changes, None if flips is None else flips.value):
+        return lambda: None
+    return lambda: (flips or _ask(yes=yes)).value
 
 
 def _ask(*, yes: bool) -> Flips:

@@ -25,6 +25,7 @@ from imgcls_search.cli.output import (
 )
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
+from imgcls_search.trial import can_be_confirmed
 from imgcls_search.words import counted, times
 
 if TYPE_CHECKING:
@@ -253,10 +254,10 @@ def _trust(record: Record, numbers: list[int]) -> str:
     confirmed, images = record.facts.get("confirmed"), record.val_images
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""
-        return (
-            f"not confirmed: scores are {record.where_scored} and partly luck; "
-            f"to confirm: imgcls-search confirm {record.argument}{which}"
-        )
+        says = f"not confirmed: scores are {record.where_scored} and partly luck"
+        if not can_be_confirmed(record.objectives):
+            return says
+        return f"{says}; to confirm: imgcls-search confirm {record.argument}{which}"
     found, test = confirmed["confirmed"], confirmed["test"]
     metric = confirmed["metric"]
     scores = spread(metric, confirmed["scores"], found["mean"], found["ci95"], images)

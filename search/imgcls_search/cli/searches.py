@@ -31,7 +31,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import best_lines, echo, going_on, make_screens, print_json, print_table
 from imgcls_search.errors import NoResultError
-from imgcls_search.measures import command_for
+from imgcls_search.measures import of_features, retraining_command
 from imgcls_search.words import counted
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _conclude(outcome: Outcome) -> int:
         return 130 if outcome.ending == "interrupted" else 143
     if not found["best"]:
         raise NoResultError(f"study {found['study']!r} ended with no usable trial; see: imgcls-search status {study}")
-    after = command_for(outcome.record.objectives[0][0], "best.yaml")
+    after = retraining_command("best.yaml", pretrains=of_features(outcome.record.objectives) is not None)
     if len(found["best"]) > 1:
         numbers = ", ".join(str(trial["trial"]) for trial in found["best"])
         echo(f"{len(found['best'])} trials are on the Pareto front; choose one of them: {numbers}")

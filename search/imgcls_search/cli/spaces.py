@@ -24,7 +24,7 @@ from imgcls_search.cli.options import (
 from imgcls_search.cli.output import as_yaml, echo, make_screens, plain, print_json, print_table
 from imgcls_search.errors import refuse_idle
 from imgcls_search.image_size import shown
-from imgcls_search.words import argument, counted
+from imgcls_search.words import counted
 
 SIGNS = {"at_least": ">=", "at_most": "<="}
 
@@ -212,7 +212,8 @@ def schema() -> None:
 
 def _show_space(space: Space, path: Path) -> None:
     if space.is_config:
-        echo(f"{path}: a configuration, nothing is searched; train it with: imgcls-search train {argument(path)}")
+        verb = "pretrain" if space.is_of_pretraining else "train"
+        echo(f"{path}: a configuration, nothing is searched; {verb} it with: {space.training_command(path)}")
         return
     rows = [(p.path, p.domain, ", ".join(f"{k}: {v}" for k, v in p.when)) for p in space.parameters()]
     print_table(("parameter", "domain", "only when"), rows)

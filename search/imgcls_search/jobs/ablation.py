@@ -62,8 +62,8 @@ def ablate(
     if winner.state != "complete":
         state = shown_state(winner, record)
         raise StudyError(f"trial {winner.number} of study {files.name!r} is {state}; allowed: a complete one")
+    refuse_untrained(record, "--ablation")
     metric, direction = record.objectives[0]
-    refuse_untrained(metric, "--ablation")
     if winner.number == first.number:
         raise UserError(
             f"--ablation: the winner is trial {first.number}, the first configuration; there is no step to retrain"

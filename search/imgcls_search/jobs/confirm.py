@@ -14,11 +14,11 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared, describe, label_sets
 from imgcls_search.errors import DataError, StudyError, UserError, refuse_idle
 from imgcls_search.executors.helper import image_cache
-from imgcls_search.jobs.export import find_trial, now
+from imgcls_search.jobs.export import find_trial, now, refuse_pretraining
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
-from imgcls_search.measures import ALWAYS, OF_FEATURES, sign_of
+from imgcls_search.measures import ALWAYS, sign_of
 from imgcls_search.orchestrator import code_used, named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.backbones import Backbone
 from imgcls_search.protocol import Job, Portion
@@ -28,7 +28,7 @@ from imgcls_search.study.facts import Opening
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import ChoiceBySeeds, Confirmation, RankedTrial, SpreadOfSeeds, TestScores
-from imgcls_search.trial import MEASURED, SIZES, Trial
+from imgcls_search.trial import Trial, can_be_confirmed
 from imgcls_search.words import counted
 
 if TYPE_CHECKING:
@@ -39,18 +39,15 @@ TOP = 3
 """Number of the best trials to retrain, by default."""
 
 
-def refuse_untrained(metric: str, what: str) -> None:
-    """Refuse a first objective that retraining on labels with another seed does not change.
+def refuse_untrained(record: Record, what: str) -> None:
+    """Refuse a study whose first objective does not change by retraining on labels with another seed.
 
     Raises:
-        UserError: it is a size, a cost, or a measure of pretrained features.
+        UserError: it is a size or a cost, or the search is over the pretraining.
     """
-    if metric in OF_FEATURES:
-        raise UserError(
-            f"the first objective is {metric}, of a search over the pretraining, whose networks classify nothing yet; "
-            f"{what} needs a search that trains on labels; export the best trial and pretrain it"
-        )
-    if metric in SIZES or metric in MEASURED:
+    refuse_pretraining(record.objectives, what)
+    if not can_be_confirmed(record.objectives):
+        metric, _ = record.objectives[0]
         raise UserError(
             f"the first objective is {metric}, which no seed changes; {what} needs one of {_list(list(ALWAYS))}, "
             "or another that images are scored by"
@@ -150,8 +147,8 @@ def confirm(
     for line in code_used.of_record(record):
         watcher.say(line)
     chosen_from = _candidates(record, top or TOP, trial)
+    refuse_untrained(record, "confirm")
     metric, direction = record.objectives[0]
-    refuse_untrained(metric, "confirm")
     if pretrains and not any(each.candidate.config.needs_backbone for each in chosen_from):
         numbers = _list([each.number for each in chosen_from])
         raise UserError(f"--pretrain: trial {numbers} pretrains no network; leave the option out")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from imgcls_search.errors import StudyError
+from imgcls_search.errors import StudyError, UserError
+from imgcls_search.measures import of_features
 from imgcls_search.orchestrator.study_data import load_with_images
 from imgcls_search.space import dump
 from imgcls_search.study import best
@@ -17,6 +19,20 @@ from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Origin, Trial
+
+
+def refuse_pretraining(objectives: Iterable[tuple[str, str]], what: str) -> None:
+    """Refuse a search over the pretraining, whose networks have no classes.
+
+    Raises:
+        UserError: an objective is measured on features.
+    """
+    if (metric := of_features(objectives)) is not None:
+        raise UserError(
+            f"the objective {metric} is of a search over the pretraining, whose networks classify nothing yet; {what} "
+            "needs a search that trains on labels; export the best trial and pretrain it"
+        )
+
 
 _ORIGIN = re.compile(r"^#[ \t]*origin:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 

@@ -154,6 +154,8 @@ def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[s
     found = []
     try:
         read = parse(dump(trial.candidate.config, comments=[]), catalog(), source=f"trial-{trial.number}.yaml").config()
+        if trial.candidate.config.is_pretraining:
+            read = read.pretraining()
         # Settings of later versions do not count if their values change nothing.
         is_same = trial.candidate.config.digest() == read.digest()
         changed = [] if is_same else differences(trial.candidate.config.to_dict(), read.to_dict())

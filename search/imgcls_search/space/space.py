@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from imgcls_search.config import PRETRAINING, Component, Scalar, TrialConfig, Value
-from imgcls_search.errors import Problem, SpaceError
-from imgcls_search.measures import OF_FEATURES
+from imgcls_search.errors import Problem, SpaceError, UserError
+from imgcls_search.measures import of_features, retraining_command
 from imgcls_search.space.parameters import Parameter, Suggests
 from imgcls_search.space.problems import show
 from imgcls_search.space.tree import Group, fill, parameters, walk
+from imgcls_search.words import argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class Space:
     @property
     def is_of_pretraining(self) -> bool:
         """True if the search is over the pretraining itself, with metrics of features as objectives."""
-        return any(metric in OF_FEATURES for metric, _ in self.objectives)
+        return of_features(self.objectives) is not None
 
     def sample(self, trial: Suggests) -> TrialConfig:
         """Return the configuration that a trial suggests.
@@ -118,6 +120,23 @@ class Space:
     def is_config(self) -> bool:
         """Whether nothing is searched."""
         return not self.parameters()
+
+    def training_command(self, file: Path) -> str:
+        """Return the command for a file without searched settings: it trains on labels, or pretrains."""
+        shown = argument(file)
+        if self.is_of_pretraining:
+            return retraining_command(shown, pretrains=True)
+        return f"imgcls-search train {shown}"
+
+    def refuse_config(self, file: Path) -> None:
+        """Refuse a file in which nothing is searched.
+
+        Raises:
+            UserError: it names the command for such a file.
+        """
+        if self.is_config:
+            verb = "pretrain" if self.is_of_pretraining else "train"
+            raise UserError(f"{file}: nothing is searched in it; {verb} it with: {self.training_command(file)}")
 
     def config(self) -> TrialConfig:
         """Return the configuration of a space without searched settings.

@@ -15,7 +15,7 @@ from imgcls_search.confidence import share_interval
 from imgcls_search.errors import NoResultError, SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
 from imgcls_search.jobs.export import chosen_trial
-from imgcls_search.measures import command_for, share_of_images
+from imgcls_search.measures import of_features, retraining_command, share_of_images
 from imgcls_search.progress import ShowStep
 from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
 from imgcls_search.space import differences
@@ -110,7 +110,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
         "argument": record.argument,
         "objectives": [f"{direction} {metric}" for metric, direction in record.objectives],
         "stands": found["stands"],
-        "after": command_for(record.objectives[0][0], "best.yaml"),
+        "after": retraining_command("best.yaml", pretrains=of_features(record.objectives) is not None),
         "counts": found["trials"],
         "epochs": found["epochs"],
         "seconds": found["training_seconds"],

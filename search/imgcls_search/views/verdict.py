@@ -13,7 +13,7 @@ from imgcls_search.study.activity import shown_state
 from imgcls_search.study.record import Record
 from imgcls_search.study.usage import summarise_usage, usage_lines
 from imgcls_search.terminal import shown
-from imgcls_search.trial import MEASURED, SIZES, Trial
+from imgcls_search.trial import MEASURED, SIZES, Trial, can_be_confirmed
 from imgcls_search.views.browse import family_of
 from imgcls_search.views.mistakes import EvaluatedTrial
 from imgcls_search.words import times
@@ -153,7 +153,9 @@ def _untested(record: Record) -> Card:
     elif count := len(record.facts.get("test_openings", [])):
         detail = f"not scored by confirm; the {images:,} test images were opened {times(count)} before"
     else:
-        detail = f"{images:,} test images are sealed: imgcls-search confirm {record.argument} opens them once"
+        detail = f"{images:,} test images are sealed"
+        if can_be_confirmed(record.objectives):
+            detail += f": imgcls-search confirm {record.argument} opens them once"
     return Card(name="test score", value="not tested", detail=detail, id="verdict-test")
 
 

@@ -16,7 +16,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import UNWRITTEN, CheckpointError
 from imgcls_search.jobs import finished
-from imgcls_search.jobs.export import complete_trial, is_origin
+from imgcls_search.jobs.export import complete_trial, is_origin, refuse_pretraining
 from imgcls_search.measures import is_number, main_measure, share_of_images
 from imgcls_search.orchestrator import study_data
 from imgcls_search.rounding import measured
@@ -76,13 +76,14 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
     `moved_to` says where its images are now.
 
     Raises:
-        UserError: the images there are of another kind.
+        UserError: the images there are of another kind, or the search is over the pretraining.
         DataError: there is no such folder.
         StudyError: there is no such study or trial, or the trial is not finished.
         CheckpointError: its weights are missing or damaged.
         NoResultError: no trial is finished.
     """
     record = study_data.load_with_images(files, moved_to)
+    refuse_pretraining(record.objectives, "a bundle")
     trial = complete_trial(files, record, number)
     weights = files.checkpoint(trial.number)
     if not weights.is_file():

@@ -135,8 +135,8 @@ def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, 
         DataError: the images are missing, or are not those of the study.
         NoResultError: no trial is finished.
     """
+    refuse_untrained(record, "ensemble")
     metric, _ = record.objectives[0]
-    refuse_untrained(metric, "ensemble")
     if metric == CORRUPTION:
         raise UserError(
             f"the first objective is {metric}, of worse pictures; ensemble picks by what is measured on the images "

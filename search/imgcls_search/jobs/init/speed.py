@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -30,6 +30,8 @@ MOST_PROCESSES = 4
 """Most trainings to time in parallel, like trials."""
 
 TRAIN_IMAGES, EVALUATED_IMAGES = 48, 16
+BATCH = 16
+MOST_PASSES = 4
 
 ASSUMED = {"cpu": (8e9, 4e9), "cuda": (1e12, 2e11), "mps": (2e11, 4e10)}
 """Multiply-accumulates per second of a worker if nothing is measured, for plain and for depthwise convolutions."""
@@ -84,7 +86,7 @@ def measure(
     Trainings run in parallel like trials, which share memory and cores. Nothing is stored.
     """
     ends = time.monotonic() + seconds
-    found: dict[str, list[Speed]] = {}
+    found: dict[str, dict[Connection, Speed]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgcls-init-")))
         jobs = _jobs(networks, sizes, source, folder, channels)
@@ -103,11 +105,12 @@ def measure(
                 assert isinstance(ready, Connection)
                 try:
                     name, speed = ready.recv()
-                    found.setdefault(name, []).append(speed)
+                    # A later figure of a process comes from more passes.
+                    found.setdefault(name, {})[ready] = speed
                 except EOFError:
                     listening.remove(ready)
             progress("measuring the speed of networks", sum(map(len, found.values())), len(started) * len(jobs))
-    return {name: _mean(speeds) for name, speeds in found.items()}
+    return {name: _mean(list(speeds.values())) for name, speeds in found.items()}
 
 
 def _mean(speeds: Sequence[Speed]) -> Speed:
@@ -143,7 +146,7 @@ def _jobs(
         jobs.append(
             _TimedJob(
                 name=network.key,
-                config=network.config(size, taken, batch=TRAIN_IMAGES // 2, several=source.has_several_labels),
+                config=network.config(size, taken, batch=BATCH, several=source.has_several_labels),
                 data=data,
                 macs=macs,
             )
@@ -174,30 +177,35 @@ def _few(source: Source) -> Source:
 
 
 def _time_all(connection: Connection, jobs: Sequence[_TimedJob], device: str, ends: float) -> None:
-    """Time trainings one after the other, and send each result immediately."""
+    """Time trainings one after the other, and send the speed after each pass."""
     from imgcls_search.training.device import settle_in
 
     settle_in(device)
     for number, job in enumerate(jobs):
         share = (ends - time.monotonic()) / (len(jobs) - number)
-        connection.send((job.name, _time(job, device, time.monotonic() + 0.9 * share)))
+        for speed in _time(job, device, time.monotonic() + 0.9 * share):
+            connection.send((job.name, speed))
 
 
-def _time(job: _TimedJob, device: str, ends: float) -> Speed:
+def _time(job: _TimedJob, device: str, ends: float) -> Iterator[Speed]:
+    """Yield the speed after each pass over the images, from the fastest so far."""
     from imgcls_search.training.evaluation import predict
     from imgcls_search.training.loop import train_epoch
     from imgcls_search.worker import image_sets, pipeline
 
     session = pipeline.new_session(job.config, job.data, seed=0, device=device, from_pretrained=False)
-    train = image_sets.on_device(load(job.data, "train", whole=True), job.data, device)
-    # The first pass of each kind is a warm-up, and the only one if time is short.
-    trained = [_seconds(lambda: train_epoch(session, train, lambda: False))]
-    predicted = [_seconds(lambda: predict(session.model, train))]
-    while time.monotonic() + trained[-1] < ends and len(trained) < 4:
-        trained.append(_seconds(lambda: train_epoch(session, train, lambda: False)))
-        predicted.append(_seconds(lambda: predict(session.model, train)))
-    work = job.macs * len(train)
-    return Speed(train=min(trained) / work, predict=min(predicted) / work, is_measured=True, epochs=len(trained))
+    images = load(job.data, "train", whole=True)
+    batch = replace(images, pixels=images.pixels[:BATCH], labels=images.labels[:BATCH])
+    trained, predicted = [], []
+    # The first pass, which also sets up the network's kernels, takes much longer for each image: it gets one batch.
+    for part in (batch, *[images] * (MOST_PASSES - 1)):
+        some = image_sets.on_device(part, job.data, device)
+        if trained and time.monotonic() + trained[-1] * len(some) * job.macs > ends:
+            return
+        work = job.macs * len(some)
+        trained.append(_seconds(lambda some=some: train_epoch(session, some, lambda: False)) / work)
+        predicted.append(_seconds(lambda some=some: predict(session.model, some)) / work)
+        yield Speed(train=min(trained), predict=min(predicted), is_measured=True, epochs=len(trained))
 
 
 def _seconds(action: Callable[[], object]) -> float:

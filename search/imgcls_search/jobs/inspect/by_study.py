@@ -13,6 +13,7 @@ from imgcls_search.data import Prepared, load
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.inventory import Inventory
 from imgcls_search.errors import DataError
+from imgcls_search.jobs.export import refuse_pretraining
 from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, by_network
 from imgcls_search.orchestrator.study_data import load_with_images
 from imgcls_search.progress import WorkProgress
@@ -30,9 +31,12 @@ def best_settings(files: StudyFiles) -> tuple[TrialConfig, int]:
 
     Raises:
         StudyError: there is no such study, or several trials are on its front.
+        UserError: it is a search over the pretraining.
         NoResultError: no trial is complete.
     """
-    trial = best.the_best(load_with_images(files))
+    record = load_with_images(files)
+    refuse_pretraining(record.objectives, "--study")
+    trial = best.the_best(record)
     return trial.candidate.config, trial.number
 
 

@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+
+import numpy as np
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, Prints, Source, Split, load, prepare
@@ -195,16 +198,18 @@ def _time(job: _TimedJob, device: str, ends: float) -> Iterator[Speed]:
 
     session = pipeline.new_session(job.config, job.data, seed=0, device=device, from_pretrained=False)
     images = load(job.data, "train", whole=True)
-    batch = replace(images, pixels=images.pixels[:BATCH], labels=images.labels[:BATCH])
-    trained, predicted = [], []
+    one = np.arange(min(BATCH, len(images.labels)))
+    batch = replace(images, pixels=images.pixels[one], labels=images.labels[one])
+    trained: list[float] = []
+    predicted: list[float] = []
     # The first pass, which also sets up the network's kernels, takes much longer for each image: it gets one batch.
     for part in (batch, *[images] * (MOST_PASSES - 1)):
-        some = image_sets.on_device(part, job.data, device)
-        if trained and time.monotonic() + trained[-1] * len(some) * job.macs > ends:
+        shown = image_sets.on_device(part, job.data, device)
+        work = job.macs * len(shown)
+        if trained and time.monotonic() + trained[-1] * work > ends:
             return
-        work = job.macs * len(some)
-        trained.append(_seconds(lambda some=some: train_epoch(session, some, lambda: False)) / work)
-        predicted.append(_seconds(lambda some=some: predict(session.model, some)) / work)
+        trained.append(_seconds(partial(train_epoch, session, shown, lambda: False)) / work)
+        predicted.append(_seconds(partial(predict, session.model, shown)) / work)
         yield Speed(train=min(trained), predict=min(predicted), is_measured=True, epochs=len(trained))
 
 

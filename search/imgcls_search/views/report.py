@@ -24,7 +24,7 @@ from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.study.summary import STATES, Summary, summarise
-from imgcls_search.trial import Trial
+from imgcls_search.trial import Trial, can_be_confirmed
 from imgcls_search.views.browse import row_of
 from imgcls_search.views.closer import Close, Mistake, TrainingImages, look_closer
 from imgcls_search.views.mistakes import EvaluatedTrial, WrongImage, look, mistakes_of
@@ -119,6 +119,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
         "fingerprint": data["fingerprint"],
         "versions": record.facts.get("versions", {}),
         "confirmed": record.facts.get("confirmed"),
+        "can_be_confirmed": can_be_confirmed(record.objectives),
         "opened": times(len(record.facts.get("test_openings", []))),
         "val_images": count,
         "interval_of": right,

@@ -123,6 +123,7 @@ IDLE = {
     "inspect digits --no-labels --judge-test": "--judge-test: has no effect together with --no-labels",
     "inspect digits --no-labels --seed 0": "--seed: has no effect together with --no-labels",
     "inspect digits --study s --model quick": "--model: has no effect together with --study",
+    "inspect digits --trial 0": "--trial: has no effect without --study",
     "inspect digits --study s --quick-epochs 1": "--quick-epochs: has no effect together with --study",
     "inspect digits --study s --judge-test": "--judge-test: has no effect together with --study, ",
     "inspect digits --model {resnet: {weights: imagenet}} --quick-epochs 1": "--quick-epochs: has no effect together ",

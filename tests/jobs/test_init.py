@@ -453,7 +453,9 @@ def test_speed_is_measured_on_real_images_within_its_time(tmp_path: Path) -> Non
 def test_passes_after_the_first_are_worth_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The first pass sets up the network; a time that has only room for it gives a speed as well."""
     data = pictures(tmp_path, {"a": 20, "b": 20}, (16, 16))
-    (job,) = speed._jobs(from_scratch(16, 3, 2)[:1], [16], describe(data), tmp_path.parent / f"{tmp_path.name}-cache", 3)
+    (job,) = speed._jobs(
+        from_scratch(16, 3, 2)[:1], [16], describe(data), tmp_path.parent / f"{tmp_path.name}-cache", 3
+    )
     seconds = iter([9.0, 3.0, *[1.0] * 20])
 
     def timed(action: Any) -> float:

@@ -468,7 +468,10 @@ def test_a_study_judges_with_its_best_settings_and_trains_on_the_clean_table(
     args = ("--data", "folder:photos", "--set", "data.folder.test=0.1")
     ran = imgcls("run", "space.yaml", *args, "--workers", "1", "--name", "s")
     assert ran.code == 0, ran.err
-    done = imgcls("inspect", "--study", "s", "--json", "--write", "clean.csv", "--no-page")
+    unknown = imgcls("inspect", "--study", "s", "--trial", "7", "--no-page")
+    assert unknown.code == 2
+    assert "study 's' has no trial 7; allowed: 0 to 0" in unknown.err
+    done = imgcls("inspect", "--study", "s", "--trial", "0", "--json", "--write", "clean.csv", "--no-page")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["judgement"]["by"] == "trial 0 of study s"

@@ -22,6 +22,7 @@ def inspect(
     changes: Mapping[str, Any] | None = None,
     labels: bool = True,
     study: str | None = None,
+    trial: int | None = None,
     model: Mapping[str, Any] | Literal["quick"] | None = None,
     quick_epochs: int | None = None,
     judge_test: bool = False,
@@ -40,6 +41,7 @@ def inspect(
         changes: Values of the data to set, by path.
         labels: Judge the labels, which takes longest.
         study: Judge labels with the best configuration of this study.
+        trial: Judge with this trial of the study; default: the confirmed one, or else the best.
         model: Judge labels with this pretrained network, as under `model` in a space, or with a `quick` model.
         quick_epochs: Epochs of the quick model.
         judge_test: Judge the labels of the sealed test split, too.
@@ -61,13 +63,20 @@ def inspect(
     if data is None:
         refuse_idle({"group": group, "changes": changes or None}, "without data")
     refuse_idle_judges(
-        labels=labels, study=study, model=model, quick_epochs=quick_epochs, judge_test=judge_test, seed=seed
+        labels=labels,
+        study=study,
+        trial=trial,
+        model=model,
+        quick_epochs=quick_epochs,
+        judge_test=judge_test,
+        seed=seed,
     )
     named = model if model is None or isinstance(model, str) else json.dumps(model)
     with session(progress, weights_dir, uses_torch=True) as screens:
         component, settings = inspected(
             None if data is None else images_of(data, group, changes_of(changes)),
             study,
+            trial,
             Path(studies),
             storage,
         )
@@ -92,16 +101,18 @@ def inspect(
     return {**found.to_dict(), "page": None if page is None else str(page)}
 
 
-def inspected(component: Any, study: str | None, studies: Path, storage: str | None) -> tuple[Any, Any]:
-    """Return the images to inspect, by default those of the study, and the configuration of the study's best trial.
+def inspected(
+    component: Any, study: str | None, trial: int | None, studies: Path, storage: str | None
+) -> tuple[Any, Any]:
+    """Return the images to inspect, by default those of the study, and the configuration of the study's trial.
 
     Raises:
         UserError: neither images nor a study are given.
     """
     from imgcls_search.data import must_exist
-    from imgcls_search.jobs.inspect.by_study import best_settings
+    from imgcls_search.jobs.inspect.by_study import settings_of
 
-    settings = best_settings(study_files_of(study, studies, storage)) if study is not None else None
+    settings = settings_of(study_files_of(study, studies, storage), trial) if study is not None else None
     if component is None:
         if settings is None:
             raise UserError("inspect: needs DATA, for example a folder, or --study for the images of a study")
@@ -151,7 +162,14 @@ def look_at_labels(
 
 
 def refuse_idle_judges(
-    *, labels: bool, study: str | None, model: Any, quick_epochs: int | None, judge_test: bool, seed: int | None
+    *,
+    labels: bool,
+    study: str | None,
+    trial: int | None,
+    model: Any,
+    quick_epochs: int | None,
+    judge_test: bool,
+    seed: int | None,
 ) -> None:
     """Refuse options for judging labels that would have no effect.
 
@@ -162,7 +180,9 @@ def refuse_idle_judges(
     if not labels:
         of_judge = {"--study": study, **of_model, "--judge-test": judge_test, "--seed": seed}
         refuse_idle(of_judge, "together with --no-labels")
-    if study is not None:
+    if study is None:
+        refuse_idle({"--trial": trial}, "without --study")
+    else:
         refuse_idle(of_model, "together with --study")
         refuse_idle({"--judge-test": judge_test}, "together with --study, whose models never see the test split")
     if model not in (None, QUICK):

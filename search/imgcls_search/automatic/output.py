@@ -21,6 +21,8 @@ from imgcls_search.space import Space, read_space
 from imgcls_search.space.study_section import name_of_images
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import StudyFiles, find_study
+from imgcls_search.trial import can_be_confirmed
+from imgcls_search.words import argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +123,19 @@ def read(output: OutputFolder, component: Component, changes: list[tuple[str, st
     refuse_contradictions(space)
     refuse_unfit(space)
     space.refuse_config(output.space_file)
-    refuse_pretraining(space.objectives, "auto")
+    _refuse_objectives(space, output.space_file)
     return space
+
+
+def _refuse_objectives(space: Space, file: Path) -> None:
+    """Refuse objectives by which no single model can be chosen and confirmed."""
+    refuse_pretraining(space.objectives, "auto")
+    if len(space.objectives) > 1 or not can_be_confirmed(space.objectives):
+        path, names = "study.objectives", ", ".join(metric for metric, _ in space.objectives)
+        raise UserError(
+            f"{space.locate(path)}: {path}: {names}: auto delivers one model, and needs one objective that images are "
+            f"scored by; set limits for sizes and costs, or search with: imgcls-search run {argument(file)}"
+        )
 
 
 def _moved(written: Component, now: Component) -> list[tuple[str, str]]:

@@ -88,6 +88,12 @@ def inspect(
         str | None,
         typer.Option("--study", metavar="STUDY", help="Judge labels with the best configuration of this study."),
     ] = None,
+    trial: Annotated[
+        int | None,
+        typer.Option(
+            "--trial", min=0, help="Judge with this trial of the study; default: the confirmed one, or else the best."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -132,7 +138,13 @@ def inspect(
     from imgcls_search.api.inspecting import inspected, look_at_labels, refuse_idle_judges
 
     refuse_idle_judges(
-        labels=labels, study=study, model=model, quick_epochs=quick_epochs, judge_test=judge_test, seed=seed
+        labels=labels,
+        study=study,
+        trial=trial,
+        model=model,
+        quick_epochs=quick_epochs,
+        judge_test=judge_test,
+        seed=seed,
     )
     if data is None:
         refuse_idle({"--group": group, "--set": overrides or None}, "without DATA")
@@ -150,7 +162,11 @@ def inspect(
     from imgcls_search.views.inspection import check_page, default_page, write_page
 
     component, settings = inspected(
-        component_of(data, group, overrides, skip_unreadable) if data is not None else None, study, studies, storage
+        component_of(data, group, overrides, skip_unreadable) if data is not None else None,
+        study,
+        trial,
+        studies,
+        storage,
     )
     images = take_inventory(component)
     page = None if no_page else output or default_page(images)

@@ -13,11 +13,10 @@ from imgcls_search.data import Prepared, load
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.inventory import Inventory
 from imgcls_search.errors import DataError
-from imgcls_search.jobs.export import refuse_pretraining
+from imgcls_search.jobs.export import chosen_trial, refuse_pretraining
 from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, by_network
 from imgcls_search.orchestrator.study_data import load_with_images
 from imgcls_search.progress import WorkProgress
-from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training.device import available_devices
 from imgcls_search.worker import pipeline, start_weights
@@ -26,17 +25,19 @@ AFTER = ("distill", "prune", "quantize")
 """Sections that change a network after training, or train it with a teacher: judging does not use them."""
 
 
-def best_settings(files: StudyFiles) -> tuple[TrialConfig, int]:
-    """Return the configuration of a study's best trial, with the last known path of its images, and its number.
+def settings_of(files: StudyFiles, number: int | None) -> tuple[TrialConfig, int]:
+    """Return the configuration of a study's trial, with the last known path of its images, and its number.
+
+    Without a number, it is the trial that `confirm` chose, or else the best.
 
     Raises:
-        StudyError: there is no such study, or several trials are on its front.
+        StudyError: there is no such study or trial, or several trials are on its front and none is named.
         UserError: it is a search over the pretraining.
         NoResultError: no trial is complete.
     """
     record = load_with_images(files)
     refuse_pretraining(record.objectives, "--study")
-    trial = best.the_best(record)
+    trial = chosen_trial(record, number)
     return trial.candidate.config, trial.number
 
 

@@ -10,6 +10,9 @@ is `--trainings` full trainings, counted in epochs. `speed` is how many times fe
 final result of random search, whose expectation is exact. `end` is its final result minus that of random search, and
 `over NAME` minus that of another strategy, in percentage points. The 90 % intervals come from resampling the pools.
 
+`taught` is the default that begins with what the trainings of the other recorded tables say, as with earlier studies;
+tables of the same images are left out.
+
 The tables are those of record_curves.py. With `--opda` there are also 512 trainings of AlexNet on ImageNet
 (nicholaslourie/opda): `opda-20` reports each training in 20 equal parts, `opda-54` has the trainings that were planned
 for at least 54 epochs, up to the 54th. Results are kept in replays.jsonl, so that a stopped run can resume.
@@ -36,9 +39,11 @@ from curve_tables import TABLES, Training, opda, read_table, space_of
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.pools import Estimate, PoolSearch, difference, end_of, expected_best, speed_of
 from imgcls_search.jobs.replay import FromPool, replay
+from imgcls_search.orchestrator.learning import MOST_ROWS
 from imgcls_search.signature import build
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.draws import fixed_candidate
+from imgcls_search.strategy.earlier import EarlierStudy, EarlierTrial
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Candidate
@@ -51,8 +56,15 @@ STRATEGIES: Mapping[str, tuple[str, str]] = {
     "curves+median": ("curves", "median"),
     "tpe+asha": ("tpe", "asha"),
     "random": ("random", "none"),
+    "taught": ("auto", "asha"),
 }
 """Sampler and pruner. `random` runs only if it is named, because its expectation is known."""
+
+IMAGES = {"cifar": "CIFAR-10", "cells": "CIFAR-10", "trashnet": "TrashNet", "heads": "TrashNet"}
+"""The images of recorded tables."""
+
+LESSONS = ("cifar", "trashnet", "heads")
+"""Tables whose settings other spaces have too."""
 
 RECORDED = ("cifar", "trashnet", "heads", "cells")
 OF_OPDA = {"opda-20": 20, "opda-54": 54}
@@ -155,7 +167,8 @@ def search(asked: Asked) -> dict[str, Any]:
     space = with_study(table.space, {**own, "max_epochs": asked.trainings * table.epochs})
     began = time.process_time()
     drawn = FromPool(build(SAMPLERS, space.sampler, space=space), pool.candidates, space)
-    outcome, steps = replay(space, pool, sampler=drawn)
+    earlier = lessons(asked) if asked.strategy == "taught" else ()
+    outcome, steps = replay(space, pool, sampler=drawn, earlier=earlier)
     trials = len(outcome.record.trials)
     return {
         "key": asked.key,
@@ -164,6 +177,24 @@ def search(asked: Asked) -> dict[str, Any]:
         "trials": trials,
         "ms_a_trial": round(1e3 * (time.process_time() - began) / trials, 1),
     }
+
+
+def lessons(asked: Asked) -> list[EarlierStudy]:
+    """Return other tables as earlier studies of full trainings; the same configurations for every pool."""
+    found = []
+    for name in LESSONS:
+        if IMAGES[name] != IMAGES.get(asked.table):
+            table = table_of(name, asked.tables, asked.opda)
+            chosen = np.random.default_rng(len(table.candidates)).permutation(len(table.candidates))[:MOST_ROWS]
+            ends = [table.curves[place][0][-1] for place in chosen]
+            trials = [
+                EarlierTrial(
+                    settings=table.candidates[place].params, reached=1.0, value=-math.inf if math.isnan(end) else end
+                )
+                for place, end in zip(chosen, ends, strict=True)
+            ]
+            found.append(EarlierStudy(name=name, trials=trials))
+    return found
 
 
 def with_study(space: Space, settings: Mapping[str, Any]) -> Space:

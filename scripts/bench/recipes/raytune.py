@@ -42,7 +42,7 @@ def main() -> None:
     given = careful.arguments(__doc__)
     # As many epochs as in tuned.py, so that images have the same size.
     start = careful.start(given, epochs=5 * EPOCHS)
-    # A trial that starts just before the end of the time has no epoch to report, which Ray Tune would end with an error.
+    # A trial that starts just before the end has no epoch to report, which Ray Tune would end with an error.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     ray.init(num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False)
     tuner = tune.Tuner(

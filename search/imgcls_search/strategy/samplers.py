@@ -246,6 +246,8 @@ def teach(sampler: Sampler, space: Space, studies: Sequence[EarlierStudy]) -> in
 
     That is 0 if they know nothing about the space, or the sampler does not learn from others.
     """
+    # A sampler that draws from a pool has the one that decides.
+    sampler = getattr(sampler, "sampler", sampler)
     if not isinstance(sampler, CurveSampler) or not studies:
         return 0
     knowledge = Knowledge(space, studies, space.study["seed"])

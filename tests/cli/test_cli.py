@@ -126,6 +126,8 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path, here: Call
         (("evaluate", "nothing.pt"), "no such weights file"),
         (("train", "tiny.yaml"), "optimizer.adamw.lr"),
         (("best",), "error: Missing argument 'STUDY' (see imgcls-search best --help)"),
+        (("run", "x.yaml", "--name"), "error: Option '--name' requires an argument (see imgcls-search run --help)"),
+        (("--name",), "error: No such option: --name (see imgcls-search --help)"),
         (("best", "nothing", "--jsn"), "error: No such option: --jsn"),
         (("bset", "nothing"), "error: No such command 'bset'. Did you mean 'best'?"),
         (("run", "tiny.yaml", "--workers", "two"), "error: Invalid value for '--workers'"),

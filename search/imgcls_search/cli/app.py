@@ -168,6 +168,14 @@ def _begin(
     """Search hyperparameters and architectures for image classification."""
 
 
+def _command_of(error: Any) -> str:
+    """Return the command that an error is about; one without its value has no context."""
+    if error.ctx is not None:
+        return str(error.ctx.command_path)
+    known = {name for section in COMMANDS.values() for name in section}
+    return " ".join(["imgcls-search", *(name for name in sys.argv[1:2] if name in known)])
+
+
 def main() -> None:
     """Run the command line; a user's mistake becomes one line and exit code 2."""
     try:
@@ -186,8 +194,7 @@ def main() -> None:
         if error.ctx is not None and not sys.argv[1:]:
             print(error.ctx.get_help())  # noqa: T201 - has several lines, `echo` prints one
         else:
-            name = "imgcls-search" if error.ctx is None else error.ctx.command_path
-            _fail(f"{error.format_message().rstrip('.')} (see {name} --help)")
+            _fail(f"{error.format_message().rstrip('.')} (see {_command_of(error)} --help)")
         sys.exit(UserError.exit_code)
     except ModuleNotFoundError as error:
         # `predict` and `serve` work without most of the packages that the others need.

@@ -89,7 +89,8 @@ def write_clean(found: Inspection, target: Path, suspects: SuspectRule, confiden
         suspect.image.number: suspect for suspect in (found.judgement.suspects if found.judgement else ())
     }
     prefix, root = _prefix(images.root, target)
-    has_splits = all(images.splits)
+    # An empty cell is cut, as it was before.
+    has_splits = any(images.splits)
     near = {ref.number: place for place, each in enumerate(_near(found), start=1) for ref in each.images}
     header = ["image", "label", *(["split"] if has_splits else []), *(["group"] if images.groups else [])]
     text = io.StringIO()

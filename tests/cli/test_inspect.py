@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,17 @@ def test_a_folder_is_shown_and_nothing_is_written_into_it(tmp_path: Path, here: 
     assert "use it with: --data table:clean.csv --set data.table.split=split" in done.out
     assert files(tmp_path / "photos") == before
     assert files(tmp_path) - {f"photos/{name}" for name in before} == {"clean.csv", "inspect-photos.html"}
+
+
+def test_the_words_to_use_a_table_with_can_be_pasted(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    plant(tmp_path / "my photos", 6)
+    (tmp_path / "clean").mkdir()
+    done = here("inspect", "my photos", "--no-labels", "--no-page", "--write", "clean/my table.csv")
+    assert done.code == 0, done.err
+    (shown,) = re.findall(r"^use it with: (.+)$", done.out, re.MULTILINE)
+    option, data, *_ = shlex.split(shown)
+    assert (option, data) == ("--data", "table:clean/my table.csv:my photos")
+    assert here("inspect", data, "--no-labels", "--no-page").code == 0
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,10 @@ def _refuse_study(component: Component) -> None:
     root = component.args.get("root")
     if component.name != "folder" or root is None:
         return
-    folder = expand_path(root, f"{component.path}.root")
-    if (folder / "checkpoints").is_dir() and ((folder / "lock").exists() or folder.with_suffix(".db").exists()):
+    folder = expand_path(root, f"{component.path}.root").absolute()
+    # Not `with_suffix`, since the name of a study may have a point.
+    is_study = (folder / "lock").exists() or (folder.parent / f"{folder.name}.db").exists()
+    if is_study and (folder / "checkpoints").is_dir():
         raise UserError(f"{root}: is the folder of a study, not of images; give the folder of the images")
 
 

@@ -313,6 +313,16 @@ def test_space_of_other_images_and_of_another_answer_is_one_line(tmp_path: Path,
     assert refused(here("auto", "digits", "--flips", "both"), "was drafted with none")
     (out / "time.json").write_text("{")
     assert refused(here("auto", "digits"), "time.json: damaged")
+    (out / "time.json").unlink()
+    # The space file may be of `init`, and beside it may be what `export` and `report` wrote.
+    for name in ("model/model.onnx", "best.yaml", "report.html"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+        assert refused(here("auto", "digits"), f"{Path(name).parts[0]}: is there already, and not of an earlier call")
+        assert (out / name).read_text() == "mine"
+        (out / name).rename(tmp_path / Path(name).name)
+        if name.startswith("model"):
+            (out / "model").rmdir()
 
 
 def test_answer_about_flips_is_kept_before_the_space_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,8 @@ class Auto:
         self.is_resumed = bool(fact.get("spent"))
         self.known_flips = fact.get("flips")
         output.clear_drafts(self.output)
+        if not fact:
+            output.refuse_others(self.output)
         self.ledger = Ledger({**fact, "given": given}, self.output.account, request.started)
         self.ledger.record = self.record
         if self.output.space_file.is_file() and request.flips not in (None, self.known_flips):

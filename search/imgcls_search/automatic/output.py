@@ -75,6 +75,20 @@ def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
     return found
 
 
+def refuse_others(output: OutputFolder) -> None:
+    """Refuse to replace results that no earlier call for the study has written: a space file alone may be of `init`.
+
+    Raises:
+        UserError: there are any.
+    """
+    for path in (output.bundle, output.config, output.report):
+        if path.exists():
+            raise UserError(
+                f"{path}: is there already, and not of an earlier call for this study; move it away, or choose another "
+                "folder with -o"
+            )
+
+
 def clear_drafts(output: OutputFolder) -> None:
     """Delete the half-written files of a killed call, and nothing else."""
     clear_bundle_drafts(output.bundle)

@@ -101,6 +101,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "page nowhere": (("photos", "-o", "none/page.html"), "cannot be written"),
     "table nowhere": (("photos", "--write", "none/clean.csv"), "cannot be written"),
     "table there": (("photos", "--write", "there.csv"), "--force replaces it"),
+    "table itself": (("few.csv", "--write", "./few.csv", "--force"), "is the table of the images itself"),
     "table of digits": (("digits", "--write", "clean.csv"), "needs images that are files"),
     "group of digits": (("digits", "--group", "a"), "needs a folder or a table"),
     "skip of digits": (("digits", "--skip-unreadable"), "needs a folder or a table"),
@@ -127,6 +128,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(kind: str, tmp_path: Path,
         "nolabel": b"image,label\nphotos/ash/00.png,\nphotos/oak/00.png,oak\n",
         "twice": b"image,label\nphotos/ash/00.png,ash\nphotos/ash/00.png,ash\nphotos/oak/00.png,oak\n",
         "latin": b"image,label\nphotos/ash/00.png,Esche gr\xfcn\n",
+        "few": b"image,label\nphotos/ash/00.png,ash\nphotos/oak/00.png,oak\n",
         "windows": b"image,label\nC:\\photos\\ash\\00.png,ash\n",
     }
     for name, content in tables.items():

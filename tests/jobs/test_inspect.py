@@ -448,6 +448,10 @@ def test_table_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             check_target(where, target, force=False)
+    (tmp_path / "linked.csv").symlink_to("there.csv")
+    with pytest.raises(UserError, match="is the table of the images itself"):
+        check_target(root, tmp_path / "there.csv", force=True, read=tmp_path / "linked.csv")
+    (tmp_path / "linked.csv").unlink()
     check_target(root, tmp_path / "there.csv", force=True)
     assert (tmp_path / "there.csv").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "there.csv"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -205,10 +205,11 @@ def describe(component: Component, cache: Path | None = None) -> Source:
     remembering = fingerprint.remembering(cache) if cache is not None else contextlib.nullcontext()
     try:
         with remembering:
-            return DATASETS[component.name](**located.args)
+            found = DATASETS[component.name](**located.args)
     except BuildError as error:
         # A builder does not know the full path of its argument in the file.
         raise BuildError(f"{component.path}.{error.path}", error.message) from error
+    return replace(found, notes=(*found.notes, *_idle_shares(component)))
 
 
 def describe_once(component: Component, cache: Path) -> Source:
@@ -232,6 +233,19 @@ def _refuse_idle_val(component: Component) -> None:
             f"{component.args['val']:g} has no use beside folds: {component.args['folds']}, which score every image "
             "outside the test split; leave one of them out",
         )
+
+
+def _idle_shares(component: Component) -> Iterator[str]:
+    """Yield a note for each share of a split that somebody has set, but that the images come with.
+
+    A note only, because the split may have been added to the images of a study that has the setting.
+    """
+    usual = inspect.signature(DATASETS[component.name]).parameters
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
+        share = component.args.get(split)
+        if share is not None and split in usual and share != usual[split].default and comes_with(component, split):
+            yield f"{component.path}.{split}: {share:g} has no effect: the images come with a {split} split"
 
 
 def comes_with(component: Component, split: Split | Literal[""]) -> bool:

@@ -140,6 +140,7 @@ def test_what_a_call_says_holds_for_a_space_that_is_there(tmp_path: Path, imgcls
     other = imgcls("auto", "photos", *said, "--set", "study.seed=4")
     assert (other.code, other.out) == (2, "")
     assert "study.seed: was 3, is now 4" in other.err
+    assert "put them back, or name another study with --set study.name=NAME" in other.err
     for number, path in enumerate((tmp_path / "photos").rglob("*.png")):
         if path.read_bytes() != b"no image":
             picture(tmp_path / "elsewhere" / path.relative_to(tmp_path), (12, 12), 500 + number)

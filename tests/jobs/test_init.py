@@ -485,6 +485,14 @@ def test_an_oblong_size_is_kept(size: tuple[int, int], native: Any, tmp_path: Pa
     assert native_size(found) == native
 
 
+def test_aspects_of_strips_are_plain_numbers(tmp_path: Path) -> None:
+    for kind in ("a", "b"):
+        for number in range(4):
+            picture(tmp_path / kind / f"{number}.png", (1334, 2), number)
+    said = "widths are 667 to 667 times the heights: borders keep the whole image"
+    assert rules._fit(look(component(tmp_path)), (32, 32)) == ("pad", said)
+
+
 def test_speed_is_measured_on_real_images_within_its_time(tmp_path: Path) -> None:
     data = pictures(tmp_path, {"a": 20, "b": 20}, (16, 16))
     networks = from_scratch(16, 3, 2)[:1]

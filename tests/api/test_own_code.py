@@ -284,7 +284,7 @@ def test_a_metric_of_ones_own_is_measured(code: Path) -> None:
         read_space_of({"data": "digits", "model": "lenet5", "study": {"objectives": {"recal:3": "maximize"}}})
 
 
-def test_images_of_ones_own_source(code: Path) -> None:
+def test_images_of_ones_own_source(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     ic.add_code(code)
@@ -295,16 +295,26 @@ def test_images_of_ones_own_source(code: Path) -> None:
     other = describe(Component(path="data.custom", name="custom", args={"function": "own_towers:images", "count": 42}))
     assert source.fingerprint == same.fingerprint != other.fingerprint
     for number in range(20):
-        Image.new("RGB", (6, 6), (number, 0, 0)).save(code / f"{number}.png")
+        # The name of no user, though it begins as one.
+        Image.new("RGB", (6, 6), (number, 0, 0)).save(code / f"~{number}.png")
     (code / "own_files.py").write_text(
         "from pathlib import Path\n\n\ndef files():\n"
-        "    paths = sorted(Path(__file__).parent.glob('*.png'))\n"
+        "    paths = sorted(path.name for path in Path(__file__).parent.glob('*.png'))\n"
         "    return {'images': paths, 'labels': [n % 2 for n in range(20)], 'splits': ['test'] * 6 + [''] * 14}\n"
     )
+    monkeypatch.chdir(code)
     source = describe(Component(path="data.custom", name="custom", args={"function": "own_files:files"}))
     assert (len(source.names["test"]), source.classes) == (6, ("0", "1"))
     with source.read("test", 0) as image:
         assert image.size == (6, 6)
+    (code / "own_numbers.py").write_text(
+        "import numpy as np\nimport torch\n\n\ndef numbers(kind):\n"
+        "    labels = {'torch': torch.arange(20) % 2, 'numpy': np.arange(20, dtype=np.float32) % 2 / 10}[kind]\n"
+        "    return {'images': np.zeros((20, 6, 6), dtype=np.uint8), 'labels': labels}\n"
+    )
+    for kind, classes in (("torch", ("0", "1")), ("numpy", ("0.0", "0.1"))):
+        args = {"function": "own_numbers:numbers", "kind": kind}
+        assert describe(Component(path="data.custom", name="custom", args=args)).classes == classes
 
 
 @pytest.mark.parametrize(
@@ -318,6 +328,7 @@ def test_images_of_ones_own_source(code: Path) -> None:
         ("{'images': ['a.png'], 'labels': 'a'}", "labels are a str; allowed: a list"),
         ("{'images': ['a.png'], 'labels': [1], 'splits': None}", "splits are a NoneType; allowed: a list"),
         ("{'images': ['a.png'] * 2, 'labels': [1, 2]}", "a path is there twice"),
+        ("{'images': ['a.png', './a.png'], 'labels': [1, 2]}", "a path is there twice"),
         ("{'images': ['a.png'], 'labels': [1], 'splits': ['dev']}", "the split 'dev' is not allowed"),
         ("{'images': ['a.png'], 'labels': [1], 'splits': ['test']}", "no image is of the split train"),
         ("1 / 0", "failed (ZeroDivisionError: division by zero)"),

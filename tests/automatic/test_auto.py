@@ -16,6 +16,7 @@ from typing import Any
 
 import imgcls_search as ic
 import pytest
+from imgcls_search.automatic.bundling import trial_in
 from imgcls_search.errors import UserError
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
@@ -92,6 +93,7 @@ def test_one_call_delivers_all_and_the_next_finds_it_done(delivered: tuple[Path,
     assert "no network" not in first.err
     assert (out / "report.html").stat().st_size > 10_000
     assert Path(folder / found["files"]["weights"]).is_file()
+    assert trial_in(out / "model", "mine") == found["bundled"] == found["chosen"]["trial"]
     confirmed = record.facts["confirmed"]
     assert found["chosen"]["trial"] == confirmed["chosen"]
     assert found["test"]["score"] == confirmed["test"]["mean"]
@@ -124,15 +126,27 @@ def test_what_a_call_says_holds_for_a_space_that_is_there(tmp_path: Path, imgcls
     out.mkdir()
     data = f"folder: {{root: {tmp_path / 'photos'}}}"
     (out / "photos.yaml").write_text(SPACE.replace("digits: {max_train: 200}", data))
-    done = imgcls("auto", "photos", "--time", "20m", "--studies", "others", "--workers", "1", "--set", "study.seed=3",
-                  "--set", "data.folder.split_seed=4", "--group", r"^./(\d)", "--skip-unreadable",
-                  "--weights-dir", "weights", "--yes", "--json")  # fmt: skip
+    said = ("--time", "20m", "--studies", "others", "--workers", "1", "--set", "study.seed=3",
+            "--set", "data.folder.split_seed=4", "--group", r"^./(\d)", "--skip-unreadable",
+            "--weights-dir", "weights", "--yes", "--json")  # fmt: skip
+    done = imgcls("auto", "photos", *said)
     assert done.code == 0, done.err
     record = records.load(StudyFiles(tmp_path / "others", "mine"))
     settings = record.trials[0].candidate.config.component("data").args
     assert (settings["group"], settings["skip_unreadable"], settings["split_seed"]) == (r"^./(\d)", True, 4)
     assert record.fact("space")["study"]["seed"] == 3
     assert json.loads(done.out)["chosen"]["trials"] == len(record.trials)
+    # Nothing is left to search, and what was found is not that of other settings or images.
+    other = imgcls("auto", "photos", *said, "--set", "study.seed=4")
+    assert (other.code, other.out) == (2, "")
+    assert "study.seed: was 3, is now 4" in other.err
+    assert "put them back, or name another study with --set study.name=NAME" in other.err
+    for number, path in enumerate((tmp_path / "photos").rglob("*.png")):
+        if path.read_bytes() != b"no image":
+            picture(tmp_path / "elsewhere" / path.relative_to(tmp_path), (12, 12), 500 + number)
+    other = imgcls("auto", "elsewhere/photos", *said)
+    assert (other.code, other.out) == (2, "")
+    assert "study 'mine' was started with other images" in other.err
 
 
 def test_steps_by_hand_give_the_same(
@@ -283,6 +297,9 @@ def test_places_that_are_not_fit_are_one_line(tmp_path: Path, here: Callable[...
     (tmp_path / "studies" / "old" / "checkpoints").mkdir(parents=True)
     (tmp_path / "studies" / "old" / "lock").touch()
     assert refused(here("auto", "studies/old"), "is the folder of a study")
+    (tmp_path / "studies" / "old" / "lock").rename(tmp_path / "studies" / "old.2.db")
+    (tmp_path / "studies" / "old").rename(tmp_path / "studies" / "old.2")
+    assert refused(here("auto", "studies/old.2"), "is the folder of a study")
     assert (full / "thesis.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "photos", "studies"]
 
@@ -297,6 +314,16 @@ def test_space_of_other_images_and_of_another_answer_is_one_line(tmp_path: Path,
     assert refused(here("auto", "digits", "--flips", "both"), "was drafted with none")
     (out / "time.json").write_text("{")
     assert refused(here("auto", "digits"), "time.json: damaged")
+    (out / "time.json").unlink()
+    # The space file may be of `init`, and beside it may be what `export` and `report` wrote.
+    for name in ("model/model.onnx", "best.yaml", "report.html"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+        assert refused(here("auto", "digits"), f"{Path(name).parts[0]}: is there already, and not of an earlier call")
+        assert (out / name).read_text() == "mine"
+        (out / name).rename(tmp_path / Path(name).name)
+        if name.startswith("model"):
+            (out / "model").rmdir()
 
 
 def test_answer_about_flips_is_kept_before_the_space_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

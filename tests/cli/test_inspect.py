@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,17 @@ def test_a_folder_is_shown_and_nothing_is_written_into_it(tmp_path: Path, here: 
     assert "use it with: --data table:clean.csv --set data.table.split=split" in done.out
     assert files(tmp_path / "photos") == before
     assert files(tmp_path) - {f"photos/{name}" for name in before} == {"clean.csv", "inspect-photos.html"}
+
+
+def test_the_words_to_use_a_table_with_can_be_pasted(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    plant(tmp_path / "my photos", 6)
+    (tmp_path / "clean").mkdir()
+    done = here("inspect", "my photos", "--no-labels", "--no-page", "--write", "clean/my table.csv")
+    assert done.code == 0, done.err
+    (shown,) = re.findall(r"^use it with: (.+)$", done.out, re.MULTILINE)
+    option, data, *_ = shlex.split(shown)
+    assert (option, data) == ("--data", "table:clean/my table.csv:my photos")
+    assert here("inspect", data, "--no-labels", "--no-page").code == 0
 
 
 @pytest.mark.parametrize(
@@ -89,6 +101,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "page nowhere": (("photos", "-o", "none/page.html"), "cannot be written"),
     "table nowhere": (("photos", "--write", "none/clean.csv"), "cannot be written"),
     "table there": (("photos", "--write", "there.csv"), "--force replaces it"),
+    "table itself": (("few.csv", "--write", "./few.csv", "--force"), "is the table of the images itself"),
     "table of digits": (("digits", "--write", "clean.csv"), "needs images that are files"),
     "group of digits": (("digits", "--group", "a"), "needs a folder or a table"),
     "skip of digits": (("digits", "--skip-unreadable"), "needs a folder or a table"),
@@ -115,6 +128,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(kind: str, tmp_path: Path,
         "nolabel": b"image,label\nphotos/ash/00.png,\nphotos/oak/00.png,oak\n",
         "twice": b"image,label\nphotos/ash/00.png,ash\nphotos/ash/00.png,ash\nphotos/oak/00.png,oak\n",
         "latin": b"image,label\nphotos/ash/00.png,Esche gr\xfcn\n",
+        "few": b"image,label\nphotos/ash/00.png,ash\nphotos/oak/00.png,oak\n",
         "windows": b"image,label\nC:\\photos\\ash\\00.png,ash\n",
     }
     for name, content in tables.items():

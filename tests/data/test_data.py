@@ -1091,3 +1091,12 @@ def write_photos(top: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (14, 16, 3), dtype=np.uint8)).save(path)
     return top
+
+
+def test_a_folder_that_another_process_deletes_is_not_counted(tmp_path: Path) -> None:
+    for name in ("kept", "going"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.images.npy").write_bytes(b"1234")
+    # It was there when its folder was listed.
+    (tmp_path / "going" / "val.images.npy").symlink_to("deleted")
+    assert stored(tmp_path) == {tmp_path / "kept": 4}

@@ -66,6 +66,20 @@ def test_summary_counts_what_is_there_and_what_is_left_out(tmp_path: Path) -> No
     assert "not counted: 5 x hidden or system folder" in "\n".join(lines)
 
 
+def test_a_share_of_a_split_that_the_images_come_with_is_a_note(tmp_path: Path) -> None:
+    plant(tmp_path / "train", {"cat": 12, "dog": 12})
+    plant(tmp_path / "test", {"cat": 3, "dog": 3})
+    said = "data.folder.test: 0.4 has no effect: the images come with a test split"
+    assert said in describe(component(tmp_path, test=0.4, val=0.3)).notes
+    assert describe(component(tmp_path, test=0.2, val=0.3)).notes == ()
+    names = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*.png"))]
+    rows = [f"{name},{name.split('/')[1]},{'val' if name.endswith('/1.png') else ''}" for name in names]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label,split", *rows]))
+    args = {"file": str(tmp_path / "labels.csv"), "split": "split", "val": 0.3, "test": 0.3}
+    notes = describe(Component(path="data.table", name="table", args=args)).notes
+    assert notes == ("data.table.val: 0.3 has no effect: the images come with a val split",)
+
+
 @pytest.mark.parametrize("command", ["check", "run", "plan", "train", "augment-preview", "evaluate", "export"])
 def test_every_command_that_reads_images_says_what_it_reads(
     command: str, tmp_path: Path, imgcls: Callable[..., Answer]

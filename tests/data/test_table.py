@@ -359,6 +359,14 @@ BAD_FILES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_other_columns_in_quotes_are_named(made: Path, delimiter: str) -> None:
+    # Some programs put all names into quotes, and no other delimiter fits after those.
+    header = delimiter.join(['"path"', '"kind of tree"'])
+    made.write_text(f"{header}\nimg/000.png{delimiter}oak\n")
+    assert "has no column 'species'; its columns: 'path', 'kind of tree'; choose with" in refused(made)
+
+
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_bad_table_is_one_line_with_its_place(made: Path, kind: str) -> None:
     content, said = BAD_FILES[kind]

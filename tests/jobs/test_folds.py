@@ -10,10 +10,14 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean, stdev
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
+from imgcls_search.automatic import finding, testing
+from imgcls_search.orchestrator.study_data import load_with_images
+from imgcls_search.study.files import StudyFiles
 
 from tests.conftest import PATIENCE, Answer, begin_command, is_one_line, linux_only
 from tests.orchestrator.test_run import open_study, table, wait_for_epochs
@@ -85,6 +89,24 @@ def test_out_of_fold_predictions_of_the_best_trial(study: str, here: Callable[..
     right = mean(row["label"] == row["predicted"] for row in rows)
     assert right == pytest.approx(complete(tmp_path).values[0])
     assert is_one_line(here("evaluate", weights, "--split", "folds", "--data", "digits"))
+
+
+def test_auto_takes_the_interval_of_a_score_from_the_images_of_all_folds(study: str, tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path / "studies", study)
+    record = load_with_images(files)
+    trial = record.by_number[complete(tmp_path).number]
+    test = testing.open_test(record, files, trial, print)
+    assert test["validation"]["images"] == record.val_images == 90
+    assert test["validation"]["score"] == pytest.approx(trial.first_value)
+    made: Any = SimpleNamespace(record=record, trial=trial, confirmed=None, account={"test": test})
+    found = finding._validation(made)
+    assert (found["how"], found["images"]) == ("images", 90)
+    assert found["low"] < found["score"] < found["high"]
+    # Earlier versions stored the interval of the last fold.
+    test["validation"] = {**test["validation"], "images": 30, "low": 0.0, "high": 0.0}
+    found = finding._validation(made)
+    assert (found["how"], found["images"]) == ("searched", 90)
+    assert found["low"] < found["score"] < found["high"]
 
 
 def test_train_fits_once_on_all_images_and_exports(

@@ -24,7 +24,7 @@ from imgcls_search.jobs.init import rules, speed, text
 from imgcls_search.jobs.init.columns import guess_columns
 from imgcls_search.jobs.init.cuts import possible_cuts
 from imgcls_search.jobs.init.fits import HALF, VIEWS_SHARE, WHOLE, Work, fit_pretrained
-from imgcls_search.jobs.init.images import ImageFacts, look_at_images
+from imgcls_search.jobs.init.images import ImageFacts, given_splits, hint_at_groups, look_at_images
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
 from imgcls_search.jobs.init.plan import Budget, make_plan
@@ -143,14 +143,46 @@ def test_of_many_images_a_sample_is_read_and_that_is_said(tmp_path: Path, monkey
 
 @pytest.mark.parametrize(
     ("pattern", "hint"),
-    [("patient{}_{}.png", "patient"), ("video-{}-{}.png", "video"), ("IMG_{}_{}.png", None), ("photo{}{}.png", None)],
+    [
+        ("patient{}_{}.png", "patient"),
+        ("Patient {}_{}.png", "Patient"),
+        ("video-{}-{}.png", "video"),
+        ("IMG_{}_{}.png", None),
+        ("photo{}{}.png", None),
+    ],
 )
 def test_names_that_plainly_speak_of_groups_are_a_hint(pattern: str, hint: str | None, tmp_path: Path) -> None:
     for number in range(12):
         for kind in ("a", "b"):
             picture(tmp_path / kind / pattern.format(number // 4, number), (10, 10), number)
     found = look(component(tmp_path)).group_hint
-    assert (found is None) if hint is None else (found is not None and f"--group '({hint}" in found)
+    if hint is None:
+        assert found is None
+        return
+    assert found is not None
+    assert f"--group '({hint}" in found
+    pattern = found.split("--group '")[1].split("'")[0]
+    groups = describe(component(tmp_path, group=pattern)).groups
+    assert groups is not None
+    assert sum(groups.values()) == 3
+
+
+def test_a_hint_at_groups_names_only_an_expression_that_finds_them_all() -> None:
+    words = [f"a/{word}{number}_{item}.png" for word in ("patient", "Cases") for number in (1, 2) for item in (3, 4)]
+    folder = Component(path="data.folder", name="folder", args={})
+    hint = hint_at_groups(words, folder)
+    assert hint is not None
+    assert "--group '((?:Cases|patient)[_. -]?[0-9]+)'" in hint
+    # An image without a group would be refused, and a group in two spellings would be two.
+    for names in ([*words * 3, "a/other.png"], [*words, "a/Patient1_5.png"]):
+        hint = hint_at_groups(names, folder)
+        assert hint is not None
+        assert "--group" not in hint
+        assert "data.table.group" in hint
+
+
+def test_images_of_a_function_come_with_no_split() -> None:
+    assert given_splits(Component(path="data.custom", name="custom", args={})) == ()
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -182,6 +214,22 @@ def test_columns_that_are_plain_to_see_are_taken(
     found, guesses, _ = guess_columns(table(tmp_path / "labels.csv"))
     assert {name: value for name, value, _ in guesses} == guessed
     assert {name: found.args[name] for name in guessed} == guessed
+
+
+@pytest.mark.parametrize(("delimiter", "quote"), [(";", ""), ("\t", ""), (";", '"'), (",", '"')])
+def test_columns_are_guessed_with_every_delimiter(delimiter: str, quote: str, tmp_path: Path) -> None:
+    # A comma in a cell is part of a number where semicolons separate the cells.
+    rows = [["path", "species", "size"], *([name, kind, "1,5"] for name, kind in zip(FILES, KINDS, strict=True))]
+    lines = [delimiter.join(f"{quote}{cell}{quote}" for cell in row) for row in rows]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    _, guesses, _ = guess_columns(table(tmp_path / "labels.csv"))
+    assert {name: value for name, value, _ in guesses} == {"image": "path", "label": "species"}
+
+
+def test_a_table_without_a_line_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").touch()
+    with pytest.raises(DataError, match="is empty; needed: a first line"):
+        guess_columns(table(tmp_path / "labels.csv"))
 
 
 def test_columns_that_a_person_names_stay(tmp_path: Path) -> None:
@@ -438,6 +486,14 @@ def test_an_oblong_size_is_kept(size: tuple[int, int], native: Any, tmp_path: Pa
     assert native_size(found) == native
 
 
+def test_aspects_of_strips_are_plain_numbers(tmp_path: Path) -> None:
+    for kind in ("a", "b"):
+        for number in range(4):
+            picture(tmp_path / kind / f"{number}.png", (1334, 2), number)
+    said = "widths are 667 to 667 times the heights: borders keep the whole image"
+    assert rules._fit(look(component(tmp_path)), (32, 32)) == ("pad", said)
+
+
 def test_speed_is_measured_on_real_images_within_its_time(tmp_path: Path) -> None:
     data = pictures(tmp_path, {"a": 20, "b": 20}, (16, 16))
     networks = from_scratch(16, 3, 2)[:1]
@@ -487,8 +543,9 @@ def test_a_study_is_no_folder_of_images(tmp_path: Path) -> None:
     for folder, kind in (("studies/vit", "folder of study 'vit'"), ("studies", "folder of studies")):
         with pytest.raises(DataError, match=kind):
             drafts.draft(component(tmp_path / folder), seconds=60, root=tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="would be taken for a class"):
-        drafts.draft(component(tmp_path), seconds=60, root=tmp_path / "studies")
+    for folder in (tmp_path, Path("/")):
+        with pytest.raises(UserError, match="would be taken for a class"):
+            drafts.draft(component(folder), seconds=60, root=tmp_path / "studies")
 
 
 def test_a_study_of_the_name_is_left_alone(tmp_path: Path) -> None:

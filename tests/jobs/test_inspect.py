@@ -325,6 +325,25 @@ def test_images_that_cannot_be_cut_are_looked_at_all_the_same(tmp_path: Path) ->
         take_inventory(folder(tmp_path / "alone" / "elm"))
 
 
+def test_rows_without_a_split_beside_named_ones_are_looked_at_where_they_cannot_be_cut(tmp_path: Path) -> None:
+    root = plant(tmp_path / "photos", 4)
+    photo(root / "elm" / "only.png", 9000)
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    rows = [f"photos/{name},{name[:3]},{'test' if name.endswith('0.png') else ''}" for name in names]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label,split", *rows]))
+    args = {"file": str(tmp_path / "labels.csv"), "root": None, "image": "image", "label": "label", "split": "split"}
+    found = look(Component(path="data.table", name="table", args=args))
+    assert found.uncut is not None
+    by_split = {entry.name: dict(entry.by_split) for entry in found.classes}
+    assert by_split == {"ash": {"test": 1, "": 3}, "elm": {"test": 0, "": 1}, "oak": {"test": 1, "": 3}}
+    # The split that is named stays so in a table.
+    written = write_clean(found, tmp_path / "clean.csv", "mark")
+    assert (written.rows, written.settings) == (9, ("data.table.split=split",))
+    assert {row["image"]: row["split"] for row in rows_of(tmp_path / "clean.csv")} == {
+        name: split for name, _, split in (row.split(",") for row in rows)
+    }
+
+
 # ------------------------------------------------------------------------------------------------ the table
 
 
@@ -429,6 +448,10 @@ def test_table_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             check_target(where, target, force=False)
+    (tmp_path / "linked.csv").symlink_to("there.csv")
+    with pytest.raises(UserError, match="is the table of the images itself"):
+        check_target(root, tmp_path / "there.csv", force=True, read=tmp_path / "linked.csv")
+    (tmp_path / "linked.csv").unlink()
     check_target(root, tmp_path / "there.csv", force=True)
     assert (tmp_path / "there.csv").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "there.csv"]

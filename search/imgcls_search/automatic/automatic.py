@@ -6,18 +6,19 @@ Each step is also a command. A call resumes at the first step that earlier calls
 from __future__ import annotations
 
 import math
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgcls_search import atomic, durations
 from imgcls_search.automatic import budget, output, testing
-from imgcls_search.automatic.bundling import BundleProcess
+from imgcls_search.automatic.bundling import BundleProcess, trial_in
 from imgcls_search.automatic.ledger import Ledger, ending_at, known_account, read_file
+from imgcls_search.automatic.reporting import report
 from imgcls_search.automatic.request import Delivered, Interrupted, Request
 from imgcls_search.automatic.watching import AutoWatcher, TrainingWatch, watch_steps
 from imgcls_search.errors import DataError, DeployError, OutOfTimeError, UserError, writing
+from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.export import export_trial
 from imgcls_search.orchestrator import study_data
 from imgcls_search.progress import ShowStep
@@ -28,7 +29,6 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.study.result_facts import AutoFact, Confirmation
 from imgcls_search.trial import Trial
-from imgcls_search.words import argument
 
 # Import slow modules only in the step that needs them, to save time.
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Auto:
         self.is_resumed = bool(fact.get("spent"))
         self.known_flips = fact.get("flips")
         output.clear_drafts(self.output)
+        if not fact:
+            output.refuse_others(self.output)
         self.ledger = Ledger({**fact, "given": given}, self.output.account, request.started)
         self.ledger.record = self.record
         if self.output.space_file.is_file() and request.flips not in (None, self.known_flips):
@@ -185,16 +187,36 @@ class Auto:
         address = self._address(space)
         space, self.files = output.study_of(space, self.request.studies, address)
         if fact.get("searched", 0.0) >= fact["given"]:
+            self._refuse_other(space)
             return
         if self.ledger.left > (budget.kept_seconds(self.record, fact) if self.record is not None else 0):
             self.screens.say(f"study {space.name} in {self.files.store}")
             self.ledger.begin("search" if "baseline" in fact else "baseline")
             self._run(space, address)
+        else:
+            self._refuse_other(space)
         if self.record is None or not best.ranked(self.record):
             self.ledger.save()
             raise budget.too_short(fact, budget.how_far(self.record))
         fact["searched"] = fact["given"]
         self.ledger.save()
+
+    def _refuse_other(self, space: Space) -> None:
+        """Refuse settings and images that are not the study's as a search does, where none is left to do so.
+
+        Raises:
+            StudyError: they differ from those that the study was started with.
+            DataError: the images cannot be read.
+        """
+        if self.record is None or not self.record.trials:
+            return
+        from imgcls_search.orchestrator.reopening import reopen
+
+        assert self.files is not None
+        record = reopen(self.files, space, self.screens.say, extends=False)
+        assert record is not None, "only a study without trials starts over"
+        study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(self.request.studies))
+        study_data.note_place(record, space.first())
 
     def _run(self, space: Space, address: Address | None) -> None:
         while True:
@@ -325,12 +347,13 @@ class Auto:
         """Write the model while testing it and writing the report; return whether there is a report."""
         from imgcls_search.training.device import one_thread
 
+        assert self.files is not None
         bundling = self._begin_bundle(trial)
         try:
             with one_thread() if bundling is not None else nullcontext():
                 if confirmed is None:
                     self._test(record, trial)
-                has_report = self._report(trial)
+                has_report = report(self.output.report, self.files, trial, confirmed, self.ledger, self.screens)
             if bundling is not None:
                 self._finish_bundle(bundling)
         finally:
@@ -344,7 +367,8 @@ class Auto:
         exported = export_trial(self.files, trial.number)
         with writing(self.output.config):
             atomic.write_text(self.output.config, exported)
-        if self.ledger.fact.get("bundled") == trial.number and self.output.bundle.is_dir():
+        there = trial_in(self.output.bundle, self.files.name)
+        if there == trial.number and self.ledger.fact.get("bundled") == there:
             return None
         return BundleProcess(self.files, trial.number, self.output.bundle)
 
@@ -358,13 +382,14 @@ class Auto:
         fact = self.ledger.fact
         self.ledger.begin("bundle")
         # Exceed the time to write a first model, but not to replace it with a better one.
-        end = self.ledger.end if self.output.bundle.is_dir() else math.inf
+        former = trial_in(self.output.bundle, self.files.name)
+        end = self.ledger.end if former is not None else math.inf
         try:
             with self.screens.steps() as step, ending_at(end):
                 told = bundling.wait(watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
-                f"bundle: the time is over, {self.output.bundle} is of trial {fact.get('bundled')}; export the winner: "
+                f"bundle: the time is over, {self.output.bundle} is of trial {former}; export the winner: "
                 f"imgcls-search export {self.files.argument} --trial {bundling.trial} --bundle DIR"
             )
             return
@@ -373,28 +398,3 @@ class Auto:
         fact["bundled"] = bundling.trial
         fact["measured"] = {**fact.get("measured", {}), "bundle": told}
         self.ledger.save()
-
-    def _report(self, trial: Trial) -> bool:
-        """Write the report if there is time; return whether there is one."""
-        assert self.files is not None
-        fact = self.ledger.fact
-        self.ledger.begin("report")
-        is_there = self.output.report.is_file()
-        if is_there and fact.get("reported", 0.0) >= fact["given"]:
-            return True
-        started = time.monotonic()
-        try:
-            from imgcls_search.views.report import write_report
-
-            with self.screens.steps() as step, ending_at(self.ledger.end - budget.END_SECONDS / 2):
-                write_report(self.files, self.output.report, trial.number, watch_steps(step, self.ledger))
-        except OutOfTimeError:
-            self.screens.say(
-                f"report: skipped, the time is over; write it with: imgcls-search report {self.files.argument} "
-                f"-o {argument(self.output.report)}"
-            )
-            return is_there
-        fact["reported"] = fact["given"]
-        fact["measured"] = {**fact.get("measured", {}), "report": time.monotonic() - started}
-        self.ledger.save()
-        return True

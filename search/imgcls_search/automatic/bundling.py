@@ -7,9 +7,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from imgcls_search import atomic
+from imgcls_search.deploy.bundle import FILES
 from imgcls_search.errors import SearchError
 from imgcls_search.executors import processes
 from imgcls_search.executors.helper import image_cache
+from imgcls_search.jobs.export import read_origin
 from imgcls_search.progress import ShowStep
 from imgcls_search.study.files import StudyFiles
 
@@ -47,6 +49,19 @@ def put_bundle(
         atomic.publish(draft, target)
     finally:
         clear_drafts(target)
+
+
+def trial_in(target: Path, study: str) -> int | None:
+    """Return the trial in a bundle, None if there is no bundle, or if it is of another study.
+
+    The folder may serve several studies: `--set study.name` begins another one.
+    """
+    try:
+        text = (target / FILES["config"]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    origin, _ = read_origin(text)
+    return origin["trial"] if origin is not None and origin["study"] == study else None
 
 
 def _drafts(target: Path) -> Path:

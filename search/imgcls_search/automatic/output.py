@@ -77,6 +77,20 @@ def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
     return found
 
 
+def refuse_others(output: OutputFolder) -> None:
+    """Refuse to replace results that no earlier call for the study has written: a space file alone may be of `init`.
+
+    Raises:
+        UserError: there are any.
+    """
+    for path in (output.bundle, output.config, output.report):
+        if path.exists():
+            raise UserError(
+                f"{path}: is there already, and not of an earlier call for this study; move it away, or choose another "
+                "folder with -o"
+            )
+
+
 def clear_drafts(output: OutputFolder) -> None:
     """Delete the half-written files of a killed call, and nothing else."""
     clear_bundle_drafts(output.bundle)
@@ -100,8 +114,10 @@ def _refuse_study(component: Component) -> None:
     root = component.args.get("root")
     if component.name != "folder" or root is None:
         return
-    folder = expand_path(root, f"{component.path}.root")
-    if (folder / "checkpoints").is_dir() and ((folder / "lock").exists() or folder.with_suffix(".db").exists()):
+    folder = expand_path(root, f"{component.path}.root").absolute()
+    # Not `with_suffix`, since the name of a study may have a point.
+    is_study = (folder / "lock").exists() or (folder.parent / f"{folder.name}.db").exists()
+    if is_study and (folder / "checkpoints").is_dir():
         raise UserError(f"{root}: is the folder of a study, not of images; give the folder of the images")
 
 

@@ -24,11 +24,13 @@ from imgcls_search.trial import MEASURED, SIZES, Trial
 def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[str], None]) -> SingleTest:
     """Score a finished trial's network on the validation and test images; record the test opening first.
 
+    With folds, the validation images are those of all folds, each scored by the network that was not trained on it.
+
     Raises:
         CheckpointError: its weights are missing or damaged.
         DataError: the images are missing or damaged.
     """
-    from imgcls_search.jobs.evaluate import read_network
+    from imgcls_search.jobs.evaluate import out_of_fold, read_network
     from imgcls_search.jobs.evaluation import measure_on
     from imgcls_search.measures import main_measure
     from imgcls_search.worker import pipeline
@@ -41,7 +43,10 @@ def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[st
     opening = Opening(by="auto", at=now(), seeds=[trial.seed], portion="train", trial=trial.number)
     metric = record.objectives[0][0]
     named = (metric,) if metric not in SIZES and metric not in MEASURED else ()
-    validation = measure_on(network, config, data, "val", named)
+    kept = out_of_fold(files.checkpoint(trial.number), named) if data.folds else None
+    # Of corrupted images, no predictions are stored.
+    is_measured = kept is not None and set(named) <= kept.metrics.keys()
+    validation = kept if kept is not None and is_measured else measure_on(network, config, data, "val", named)
     study_data.note_opening(record, opening, component, Path(data.folder).parent, say)
     tested = measure_on(network, config, data, "test", named)
     metric = metric if named else main_measure(tested.metrics)

@@ -111,10 +111,13 @@ def auto(
 
 def _say_how_to_go_on(work: Auto) -> None:
     """Print the commands that resume after a stop and that use the results so far."""
+    from imgcls_search.automatic.bundling import trial_in
+
     echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
     account, bundle = work.ledger.fact, work.output.bundle
-    if bundle.is_dir() and "bundled" in account:
-        echo(f"usable now: imgcls-search predict {argument(bundle)} IMAGES... (trial {account['bundled']})", error=True)
+    trial = trial_in(bundle, work.files.name) if work.files is not None and "bundled" in account else None
+    if trial is not None:
+        echo(f"usable now: imgcls-search predict {argument(bundle)} IMAGES... (trial {trial})", error=True)
     if "baseline" in account and work.files is not None:
         echo(f"the best so far: imgcls-search export {work.files.argument} --bundle DIR", error=True)
 

@@ -136,6 +136,7 @@ def inspect(
     split stays sealed: its images are compared with others, but its labels are not judged.
     """
     from imgcls_search.api.inspecting import inspected, look_at_labels, refuse_idle_judges
+    from imgcls_search.config import expand_path
 
     refuse_idle_judges(
         labels=labels,
@@ -173,7 +174,9 @@ def inspect(
     if page is not None:
         check_page(images, page)
     if write is not None:
-        check_target(images.root, write, force=force)
+        file = component.args.get("file")
+        read = None if file is None else expand_path(file, f"{component.path}.file")
+        check_target(images.root, write, force=force, read=read)
     found = look_at_labels(
         images,
         component,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,4 +167,4 @@ def show_table(table: CleanTable, path: Path) -> None:
     if table.empty_classes:
         warn(f"{path}: no image of class {some([repr(name) for name in table.empty_classes])} is left")
     settings = "".join(f" --set {setting}" for setting in table.settings)
-    echo(f"use it with: --data {table.data}{settings}")
+    echo(f"use it with: --data {shlex.quote(table.data)}{settings}")

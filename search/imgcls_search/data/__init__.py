@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from imgcls_search.config import Component, expand_path
 from imgcls_search.data import fingerprint
@@ -204,10 +205,11 @@ def describe(component: Component, cache: Path | None = None) -> Source:
     remembering = fingerprint.remembering(cache) if cache is not None else contextlib.nullcontext()
     try:
         with remembering:
-            return DATASETS[component.name](**located.args)
+            found = DATASETS[component.name](**located.args)
     except BuildError as error:
         # A builder does not know the full path of its argument in the file.
         raise BuildError(f"{component.path}.{error.path}", error.message) from error
+    return replace(found, notes=(*found.notes, *_idle_shares(component)))
 
 
 def describe_once(component: Component, cache: Path) -> Source:
@@ -233,8 +235,23 @@ def _refuse_idle_val(component: Component) -> None:
         )
 
 
-def comes_with(component: Component, split: Split) -> bool:
+def _idle_shares(component: Component) -> Iterator[str]:
+    """Yield a note for each share of a split that somebody has set, but that the images come with.
+
+    A note only, because the split may have been added to the images of a study that has the setting.
+    """
+    usual = inspect.signature(DATASETS[component.name]).parameters
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
+        share = component.args.get(split)
+        if share is not None and split in usual and share != usual[split].default and comes_with(component, split):
+            yield f"{component.path}.{split}: {share:g} has no effect: the images come with a {split} split"
+
+
+def comes_with(component: Component, split: Split | Literal[""]) -> bool:
     """Tell whether a data set is a folder or a table that comes with a split, so that none has to be cut.
+
+    With '', tell whether it is a table that names the split of some rows at most.
 
     Raises:
         BuildError: the path uses a variable that is not set.
@@ -243,13 +260,13 @@ def comes_with(component: Component, split: Split) -> bool:
     if component.name == "table":
         args = _located(component).args
         return names_split(split, file=args["file"], column=args.get("split"))
-    return component.name == "folder" and has_split(_located(component).args["root"], split)
+    return component.name == "folder" and split != "" and has_split(_located(component).args["root"], split)
 
 
-def describe_whole(component: Component, only: Split | None = None) -> Source:
+def describe_whole(component: Component, only: Split | Literal[""] | None = None) -> Source:
     """Build a source of all images of a data set, even if they are too few to cut into splits.
 
-    `only` is a split that the folder or table comes with, see `comes_with`.
+    `only` is a split that the folder or table comes with, see `comes_with`; '' are the rows of a table without one.
 
     Raises:
         BuildError: there is no such data set, or an argument's value has no effect.
@@ -262,6 +279,7 @@ def describe_whole(component: Component, only: Split | None = None) -> Source:
     if component.name != "folder":
         return describe(component)
     args = located.args
+    assert only != "", "a folder leaves no image without a split if it has any"
     return whole_folder(
         args["root"], only, skip_unreadable=args.get("skip_unreadable", False), labels=args.get("labels", "one")
     )

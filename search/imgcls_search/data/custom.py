@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -64,7 +66,7 @@ def custom(
             "make_prints": cache(lambda: fingerprint.of_arrays(classes, (pixels, numbers))),
         }
     else:
-        names, paths = images, [Path(path).expanduser().absolute() for path in images]
+        names, paths = images, [Path(_place_of(path)) for path in images]
         listed = (classes, names, numbers, paths)
         known = {
             "read": from_files(paths),
@@ -95,6 +97,18 @@ def custom(
     )
 
 
+def _label(label: Any) -> str:
+    """Return the text of a label; torch's text of a number is `tensor(3)`."""
+    is_tensor = getattr(label, "ndim", None) == 0 and not isinstance(label, (np.generic, np.ndarray))
+    return str(label.item() if is_tensor else label)
+
+
+def _place_of(path: str) -> str:
+    """Return one text for all spellings of a path, such as `./a.png`; links are not followed."""
+    # Unlike `Path.expanduser`, this leaves the name of no user as it is.
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+
+
 def own_name(function: str) -> str:
     """Return the name of a data set from a function."""
     return function.partition(":")[2]
@@ -113,7 +127,7 @@ def _parts(found: Any, place: str) -> tuple[npt.NDArray[np.uint8] | list[str], l
         # A string is a sequence too, of letters.
         if isinstance(one := found.get(name, ()), (str, bytes, Mapping)) or not isinstance(one, Iterable):
             raise DataError(f"{place}: {name} are a {type(one).__name__}; allowed: a list, one for each image")
-    images, labels = found["images"], [str(label) for label in found["labels"]]
+    images, labels = found["images"], [_label(label) for label in found["labels"]]
     if isinstance(images, np.ndarray):
         is_shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
         if images.dtype != np.uint8 or not is_shaped or 0 in images.shape:
@@ -122,8 +136,8 @@ def _parts(found: Any, place: str) -> tuple[npt.NDArray[np.uint8] | list[str], l
             )
     elif isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
         images = [str(path) for path in images]
-        if len(set(images)) < len(images):
-            raise DataError(f"{place}: a path is there twice; allowed: each once")
+        if twice := [path for path, count in Counter(map(_place_of, images)).items() if count > 1]:
+            raise DataError(f"{place}: a path is there twice, {twice[0]}; allowed: each once")
     else:
         raise DataError(f"{place}: images are a {type(images).__name__}; allowed: an array, or a list of paths")
     splits = [str(split or "") for split in found.get("splits", [""] * len(images))]

@@ -19,6 +19,9 @@ from imgcls_search.errors import CutError
 from imgcls_search.words import some
 
 Split = Literal["train", "val", "test"]
+UNNAMED: Literal[""] = ""
+"""The split of images that the data gives none, though it may give one to others."""
+
 Numbers = npt.NDArray[np.int64]
 
 

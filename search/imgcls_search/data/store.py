@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -132,8 +133,12 @@ def _first(examples: Iterable[Sequence[str]]) -> tuple[str, ...]:
 
 def stored(cache: Path) -> dict[Path, int]:
     """Return the folders of decoded images below `cache` with their sizes in bytes."""
-    folders = sorted(path for path in cache.glob("*") if path.is_dir())
-    return {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
+    found: dict[Path, int] = {}
+    for folder in sorted(path for path in cache.glob("*") if path.is_dir()):
+        # Another process may rename or delete a folder, or a file in it.
+        with contextlib.suppress(FileNotFoundError):
+            found[folder] = sum(file.stat().st_size for file in folder.iterdir())
+    return found
 
 
 def remove(folder: Path) -> None:

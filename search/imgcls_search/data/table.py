@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -84,8 +84,8 @@ def table(
     )
 
 
-def names_split(split: Split, *, file: str, column: str | None) -> bool:
-    """Tell whether any row of a table has a split.
+def names_split(split: Split | Literal[""], *, file: str, column: str | None) -> bool:
+    """Tell whether any row of a table has a split; '' for an empty cell in the column of splits.
 
     Raises:
         DataError: the table cannot be read, or lacks the column.
@@ -97,7 +97,7 @@ def names_split(split: Split, *, file: str, column: str | None) -> bool:
 
 
 def whole_table(
-    only: Split | None,
+    only: Split | Literal[""] | None,
     *,
     file: str,
     root: str | None,
@@ -107,7 +107,7 @@ def whole_table(
     split: str | None,
     skip_unreadable: bool = False,
 ) -> Source:
-    """Read a table as one split, `test`, with all its images, or with those of one split that rows name.
+    """Read a table as one split, `test`, with all its images, or with those of one split that rows name, or of none.
 
     Raises:
         DataError: the table cannot be read, a cell is not allowed, or an image is missing.

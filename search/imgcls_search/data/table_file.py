@@ -139,15 +139,23 @@ def _read_text(path: Path, columns: Mapping[str, str], place: str) -> Rows:
 
 
 def _header(file: Any, delimiters: Sequence[str], columns: Collection[str], place: str) -> tuple[str, list[str]]:
-    """Return the delimiter that yields all columns, or else the most, and the column names."""
+    """Return the first delimiter that yields the given columns, or else the one that yields most, and all columns."""
     found: list[tuple[str, list[str]]] = []
+    failed: list[DataError] = []
     for delimiter in delimiters:
         file.seek(0)
-        _, cells = next(_records(file, delimiter, place), (0, []))
+        try:
+            _, cells = next(_records(file, delimiter, place), (0, []))
+        except DataError as error:
+            # After a quoted name, the reader takes no other delimiter.
+            failed.append(error)
+            continue
         header = [cell.strip() for cell in cells]
-        if set(columns) <= set(header):
+        if columns and set(columns) <= set(header):
             return delimiter, header
         found.append((delimiter, header))
+    if not found:
+        raise failed[0]
     best = max(found, key=lambda one: len(one[1]))
     if not best[1]:
         raise DataError(f"{place}: is empty; needed: a first line with the names of the columns")

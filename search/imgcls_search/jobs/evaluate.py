@@ -122,8 +122,10 @@ def evaluate_weights(
     return measure(network, config, trained_on, parts, split, named, tta)
 
 
-def out_of_fold(weights: Path) -> Evaluation:
+def out_of_fold(weights: Path, metrics: Sequence[str] = ()) -> Evaluation:
     """Score the stored predictions of a trial with folds: each image by the network that was not trained on it.
+
+    Of `metrics`, those are measured too that need no other predictions.
 
     Raises:
         CheckpointError: the file is not of such a trial.
@@ -134,7 +136,7 @@ def out_of_fold(weights: Path) -> Evaluation:
     stated = costs.of(config.tree)
     wanted = Wanted(
         classes=data.classes,
-        named=tuple(custom_metrics.installed()),
+        named=(*metrics, *custom_metrics.installed()),
         costs=stated,
         is_full=True,
         thresholds=data.cuts,

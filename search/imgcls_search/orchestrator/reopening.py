@@ -50,13 +50,14 @@ def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exten
             raise StudyError(
                 *(f"{files.store}: {change}" for change in widening.refused),
                 f"{files.store}: these differ from what the study was started with; "
-                "put them back, or name another study with --name",
+                # Not --name, which auto does not have.
+                "put them back, or name another study with --set study.name=NAME",
             )
         added = "; ".join(widening.added)
         if not extends:
             raise StudyError(
                 f"{files.store}: the space adds to what the study was started with ({added}); add it to the study "
-                "with --extend, or name another study with --name"
+                "with run --extend, or name another study with --set study.name=NAME"
             )
         with explaining_damage(str(files.store)):
             record = extend(files, record, space, widening, old)

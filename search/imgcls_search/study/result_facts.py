@@ -136,6 +136,16 @@ class SingleTest(TypedDict):
     test: SingleScore
 
 
+class WrittenReport(TypedDict):
+    """The report that `auto` wrote last."""
+
+    trial: Whole
+    confirmed: str | None
+    """When the confirmation that it shows began; None without one."""
+
+    sha256: str
+
+
 class AutoFact(TypedDict, total=False):
     """The progress of `auto` on a study, over all its calls."""
 
@@ -161,6 +171,8 @@ class AutoFact(TypedDict, total=False):
 
     reported: Finite
     """The total time for which the page is written."""
+
+    report: WrittenReport
 
     measured: dict[str, Finite]
     """Seconds that a step took, used to plan its time, and `mac`: seconds per multiply-accumulate of a prediction."""

@@ -179,7 +179,8 @@ def refuse_study(component: Component, root: Path) -> None:
     if component.name != "folder":
         return
     top = expand_path(component.args["root"], f"{component.path}.root").resolve()
-    if top.with_name(f"{top.name}.db").is_file() and any((top / name).is_dir() for name in ("checkpoints", "logs")):
+    # Not `with_name`: the root of the file system has none.
+    if (top.parent / f"{top.name}.db").is_file() and any((top / name).is_dir() for name in ("checkpoints", "logs")):
         raise DataError(f"{component.path}: {top}: is the folder of study {top.name!r}; allowed: a folder of images")
     if any(file.with_suffix("").is_dir() for file in top.glob("*.db")):
         raise DataError(f"{component.path}: {top}: is a folder of studies; allowed: a folder of images")

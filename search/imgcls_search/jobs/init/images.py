@@ -153,8 +153,8 @@ def given_splits(component: Component) -> tuple[str, ...]:
     """Return the splits that a data set comes with."""
     if is_of_files(component):
         return tuple(split for split in SPLITS if comes_with(component, split))
-    # Digits are cut; the other sets come with their published test split.
-    return () if component.name == "digits" else ("train", "test")
+    # Digits are cut, and a user's own function may name no split; the other sets come with their published test split.
+    return () if component.name in ("digits", "custom") else ("train", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +251,22 @@ def hint_at_groups(names: Sequence[str], component: Component) -> str | None:
     groups = Counter(group for group, _ in found)
     if len(found) < 0.9 * len(names) or len(groups) < 2 or len(found) < _FEWEST_EACH * len(groups):
         return None
-    word = re.match(r"[a-z]+", found[0][0])
-    assert word is not None, "every name was matched by a word"
     example = Path(found[0][1]).as_posix()
-    option = f"--group '({word[0]}[_. -]?[0-9]+)'"
-    return f"names such as {example} say which images belong together: {option} keeps them in one split"
+    hint = f"names such as {example} say which images belong together"
+    pattern = _pattern_of(names)
+    if pattern is None:
+        return f"{hint}: a table with a column of groups (data.table.group) keeps them in one split"
+    return f"{hint}: --group '{pattern}' keeps them in one split"
+
+
+def _pattern_of(names: Sequence[str]) -> str | None:
+    """Return a regular expression that finds the same groups in all names; None if none of this form does."""
+    groups = [match[1] if (match := _NAMED.search(name)) else "" for name in names]
+    # Groups that differ in case only would be two to an expression.
+    if not all(groups) or len(set(groups)) > len({group.lower() for group in groups}):
+        return None
+    words = "|".join(sorted({re.split(r"[_\-. 0-9]", group)[0] for group in groups}))
+    word = f"(?:{words})" if "|" in words else words
+    pattern = f"({word}[_. -]?[0-9]+)"
+    found = [match and match[1] for match in (re.search(pattern, name) for name in names)]
+    return pattern if found == groups else None

@@ -194,7 +194,8 @@ def _fit(images: ImageFacts, size: ImageSize) -> tuple[str, str]:
             return "crop", "nearly all images have this shape: almost nothing is cut off"
         return "crop", f"cropping to the middle loses at most {loss:.0%} of nearly all images"
     low, _, high = images.aspects
-    return "pad", f"widths are {low:.2g} to {high:.2g} times the heights: borders keep the whole image"
+    shown = [f"{aspect:.2g}" if aspect < 10 else f"{aspect:,.0f}" for aspect in (low, high)]
+    return "pad", f"widths are {' to '.join(shown)} times the heights: borders keep the whole image"
 
 
 def _augment(found: Found, images: ImageFacts, plan: DraftPlan, flips: str) -> None:

@@ -58,16 +58,20 @@ class CleanTable:
     """Values for `--set` that keep splits and groups unchanged."""
 
 
-def check_target(found_in: Path | None, target: Path, *, force: bool) -> None:
-    """Refuse a table that cannot be written, before any work is done for it.
+def check_target(found_in: Path | None, target: Path, *, force: bool, read: Path | None = None) -> None:
+    """Refuse a table that cannot be written, before any work is done for it; `read` is the table of the images, if any.
 
     Raises:
-        UserError: it exists, is not a .csv file, or cannot be written; or the images are not files.
+        UserError: it exists, is not a .csv file, cannot be written, or is the table that was read; or the images are
+        not files.
     """
     if found_in is None:
         raise UserError(f"--write {target}: needs images that are files; these are parts of larger files")
     if target.suffix.lower() != ".csv":
         raise UserError(f"--write {target}: not a table by its name; allowed: a name that ends in .csv")
+    if read is not None and target.resolve() == read.resolve():
+        # Its other columns, and the rows that are left out, would be lost.
+        raise UserError(f"--write {target}: is the table of the images itself; allowed: another file")
     if target.exists() and not force:
         raise UserError(f"--write {target}: is there already; --force replaces it")
     with writing(target):
@@ -89,7 +93,8 @@ def write_clean(found: Inspection, target: Path, suspects: SuspectRule, confiden
         suspect.image.number: suspect for suspect in (found.judgement.suspects if found.judgement else ())
     }
     prefix, root = _prefix(images.root, target)
-    has_splits = all(images.splits)
+    # An empty cell is cut, as it was before.
+    has_splits = any(images.splits)
     near = {ref.number: place for place, each in enumerate(_near(found), start=1) for ref in each.images}
     header = ["image", "label", *(["split"] if has_splits else []), *(["group"] if images.groups else [])]
     text = io.StringIO()

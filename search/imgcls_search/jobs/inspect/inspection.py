@@ -14,6 +14,7 @@ from imgcls_search.data import comes_with, describe, describe_whole, file_root, 
 from imgcls_search.data.copies import UnionFind, near_sets, sets_of
 from imgcls_search.data.inventory import SPLITS, Inventory, inventory, uncut_inventory
 from imgcls_search.data.source import Source
+from imgcls_search.data.splits import UNNAMED
 from imgcls_search.errors import CutError
 from imgcls_search.jobs.inspect import confident, quick_model
 from imgcls_search.jobs.inspect.findings import (
@@ -70,10 +71,12 @@ def take_inventory(component: Component) -> Inventory:
         if not is_of_files(component) or component.args.get("group") is not None:
             raise
         why = error
+    # Rows of a table without a split belong to none of those that others name.
+    splits = (*SPLITS, UNNAMED) if component.name == "table" else SPLITS
     wholes: dict[str, Source] = {
-        split: describe_whole(component, split) for split in SPLITS if comes_with(component, split)
+        split: describe_whole(component, split) for split in splits if comes_with(component, split)
     }
-    wholes = wholes or {"": describe_whole(component)}
+    wholes = wholes or {UNNAMED: describe_whole(component)}
     root = file_root(component)
     assert root is not None, "what is of files is below a folder"
     return uncut_inventory(wholes, root, str(why))

@@ -16,10 +16,14 @@ from typing import Any
 
 import imgcls_search as ic
 import pytest
+from imgcls_search.api.options import images_of
+from imgcls_search.automatic.automatic import Auto
 from imgcls_search.automatic.bundling import trial_in
+from imgcls_search.automatic.request import Request
 from imgcls_search.errors import UserError
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.views.screens import SilentScreens
 
 from tests.conftest import PATIENCE, Answer, begin_command, is_one_line, linux_only
 from tests.gate import LIMITS, slow_epochs
@@ -302,6 +306,31 @@ def test_places_that_are_not_fit_are_one_line(tmp_path: Path, here: Callable[...
     assert refused(here("auto", "studies/old.2"), "is the folder of a study")
     assert (full / "thesis.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "photos", "studies"]
+
+
+@pytest.mark.parametrize(("chosen", "known"), [(None, None), ("none", "none")])
+def test_an_answer_about_flips_is_kept_only_if_it_was_given(
+    chosen: Any, known: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --set, nobody was asked: a later --flips is not answered as if it had been."""
+    monkeypatch.chdir(tmp_path)
+    request = Request(
+        component=images_of("digits"),
+        seconds=100.0,
+        out=None,
+        flips=None,
+        ask_flips=lambda: chosen,
+        studies=Path("studies"),
+        storage=None,
+        cluster=None,
+        changes=[("augment.flip", "horizontal")],
+        started=time.monotonic(),
+    )
+    Path("auto-digits").mkdir()
+    work = Auto(request, SilentScreens())
+    work._draft()
+    assert work.ledger.fact.get("flips") == known
+    assert "flip: horizontal" in (tmp_path / "auto-digits" / "digits.yaml").read_text()
 
 
 def test_space_of_other_images_and_of_another_answer_is_one_line(tmp_path: Path, here: Callable[..., Answer]) -> None:

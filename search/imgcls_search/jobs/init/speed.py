@@ -23,7 +23,7 @@ from imgcls_search.jobs.init.networks import Network
 from imgcls_search.progress import WorkProgress
 
 MOST_SECONDS = 30.0
-MOST_SHARE = 0.03
+MOST_SHARE = 0.04
 """Share of the total time that measuring may take."""
 
 FEWEST_SECONDS = 6.0

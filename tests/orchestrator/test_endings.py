@@ -198,6 +198,22 @@ def test_clock_counts_this_call_and_how_long_it_waited(tmp_path: Path) -> None:
     assert (found.seconds(), found.idle_seconds, found.seconds_left()) == (7, 4, 53)
 
 
+class Busy(Watch):
+    """Has an event after a tenth of a second, and none before."""
+
+    def next_event(self, timeout: float) -> Event | None:
+        self.now += min(timeout, 0.1)
+        return Notice(trial=0, text="one") if timeout >= 0.1 else None
+
+
+def test_short_epochs_do_not_keep_a_run_from_its_time_limits(tmp_path: Path) -> None:
+    there = in_memory(tmp_path, "trials: 1")
+    found = RunClock(executor=Busy(), settings=there.settings, record=there.record)
+    heard = [found.listen(0.2) for _ in range(100)]
+    # About once in a second the run hears nothing, and looks at them.
+    assert 8 <= heard.count(None) <= 10
+
+
 @pytest.mark.parametrize(
     ("study", "deadline", "left"),
     [("trials: 1", None, math.inf), ("trials: 1", 130.0, 30), ("timeout: 20", 130.0, 20), ("timeout: 40", 130.0, 30)],
@@ -281,6 +297,31 @@ def test_checkpoints_beyond_the_disk_budget_are_those_of_the_worst_paused_trials
     checkpoints.tidy()
     assert [path.exists() for path in paths] == [False, True, True, False, True]
     assert records.load(there.files).trials[3].reason == trials[3].reason
+
+
+def test_disk_budget_counts_when_a_trial_pauses_too(tmp_path: Path) -> None:
+    trials = [running(0, 0.1), running(1, 0.9)]
+    there = context(tmp_path, "disk_gb: 0.0015", *trials)
+    paths = [checkpoint(there, number, 1.0) for number in range(2)]
+    for each in trials:
+        there.record.set_plan(each, until=1, paused=True)
+        Checkpoints(there).tidy_after(each)
+    assert [each.state for each in trials] == ["pruned", "paused"]
+    assert [path.exists() for path in paths] == [False, True]
+
+
+def test_files_that_people_put_beside_the_checkpoints_stay_and_do_not_count(tmp_path: Path) -> None:
+    mine = running(0, 0.9)
+    there = context(tmp_path, "disk_gb: 0.0015, keep: 1", mine)
+    there.record.set_plan(mine, until=1, paused=True)
+    paths = [checkpoint(there, number, 1.0) for number in (0, 1, 123456)]
+    theirs = [paths[0].with_name(name) for name in ("trial-best.pt", "trial-00001-copy.pt")]
+    for path in theirs:
+        path.write_bytes(b"\0" * 1_000_000)
+    Checkpoints(there).tidy()
+    assert [path.exists() for path in paths] == [True, False, False]
+    assert all(path.exists() for path in theirs)
+    assert mine.state == "paused"
 
 
 def test_running_and_best_trials_keep_their_checkpoints_however_small_the_budget(tmp_path: Path) -> None:

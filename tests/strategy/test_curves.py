@@ -351,6 +351,41 @@ def test_open_trial_stands_where_it_was_judged_and_an_ended_one_where_it_last_ha
     assert _sort_key(trial(1, state="fail"), 1, 9) is None
 
 
+def test_objective_that_no_epoch_measures_is_learned_from_complete_trials() -> None:
+    done, going = trial(1, 0.1, 0.2, state="complete"), trial(2, 0.1, state="running")
+    for each in (done, going):
+        each.metric = "latency_ms"
+    done.values = (3.0,)
+    assert _sort_key(done, -1, 9) == (-9, 3.0, 1)
+    assert _sort_key(going, -1, 9) is None
+
+
+class Sized:
+    """Curves that do not matter."""
+
+    def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
+        return {"accuracy": 0.5}
+
+
+class Small(dict[TrialConfig, Mapping[str, float]]):
+    """Sizes that are least at one value of a setting."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, config: TrialConfig, default: Any = None) -> Any:
+        return {**default, "params": abs(config.section("config")["x"] - 0.7)}
+
+
+def test_curves_finds_the_smallest_if_the_objective_is_a_size() -> None:
+    study = "study: {name: x, trials: 40, sampler: curves, pruner: none, objectives: {params: minimize}}"
+    wanted = parse(study + TEXT.replace("27", "2"), table_catalog(), source="x")
+    outcome, _ = replay(wanted, Sized(), sizes=Small({}))
+    found = [each.first_value for each in outcome.record.trials]
+    # Even draws, a third of all, are 0.3 away on average.
+    assert np.median(found[20:]) < 0.05
+
+
 class Compared:
     """Draws with a sampler that remembers, and holds it to one that sees the search for the first time."""
 

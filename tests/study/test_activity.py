@@ -116,6 +116,16 @@ def test_the_time_of_auto_is_named_where_the_study_has_none(tmp_path: Path) -> N
     record.rows.engine.dispose()
 
 
+def test_requested_trials_do_not_make_a_killed_search_a_finished_one(tmp_path: Path) -> None:
+    record = study_of(tmp_path, "CC")
+    record.facts["space"]["study"]["trials"] = 2
+    assert activity(record).state == "finished"
+    # One of them was requested, so one more is to be drawn.
+    record.num_requested = 1
+    assert activity(record).state == "interrupted"
+    record.rows.engine.dispose()
+
+
 def test_ending_of_an_earlier_run_is_not_that_of_one_that_was_killed(tmp_path: Path) -> None:
     record = study_of(tmp_path, "CR")
     note_end(record, "timeout", epochs=0)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from imgcls_search import atomic
 from imgcls_search.orchestrator.context import SearchContext
 from imgcls_search.study import best
+from imgcls_search.trial import Trial
+
+_OF_TRIAL = re.compile(r"trial-(\d{5,})\.[^.]+")
+"""The files of a trial; people may keep others beside them."""
 
 
 class Checkpoints:
@@ -21,18 +27,29 @@ class Checkpoints:
             for path in folder.glob(f"*{atomic.SUFFIX}"):
                 path.unlink(missing_ok=True)
 
+    def tidy_after(self, trial: Trial) -> None:
+        """Tidy if a trial has ended; if it has paused, keep within the budget."""
+        if not trial.is_open:
+            self.tidy()
+        elif trial.state == "paused":
+            self.keep_within_budget()
+
     def tidy(self) -> None:
         """Keep the weights of the best trials and of open trials; delete the others."""
         kept = {trial.number for trial in best.ranked(self.record)[: self.settings.keep]}
         kept |= {trial.number for trial in self.record.trials if trial.is_open}
         for path in self.folder.glob("trial-*.*"):
-            if int(path.name[6:11]) not in kept:
+            found = _OF_TRIAL.fullmatch(path.name)
+            if found is not None and int(found[1]) not in kept:
                 path.unlink(missing_ok=True)
-        self._keep_within_budget()
+        self.keep_within_budget()
 
-    def _keep_within_budget(self) -> None:
+    def keep_within_budget(self) -> None:
         """Prune paused trials, the worst first, until the checkpoints fit into `study.disk_gb`."""
-        sizes = {path: path.stat().st_size for path in self.folder.glob("trial-*.pt")}
+        files = (path for path in self.folder.glob("trial-*.pt") if _OF_TRIAL.fullmatch(path.name))
+        sizes = {path: path.stat().st_size for path in files}
+        if sum(sizes.values()) <= self.settings.disk_gb * 1e9:
+            return
         paused = [trial for trial in self.record.trials if trial.state == "paused"]
         paused.sort(key=lambda trial: (trial.epoch, self.sign * trial.value_at(trial.epoch)))
         for trial in paused:

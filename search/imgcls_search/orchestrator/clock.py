@@ -14,6 +14,9 @@ from imgcls_search.study.record import Record
 from imgcls_search.study.settings import StudySettings
 from imgcls_search.trial import Trial
 
+QUIET_SECONDS = 1.0
+"""How long events may follow each other before the run looks whether a trial is over its time."""
+
 
 @dataclass(kw_only=True)
 class RunClock:
@@ -30,7 +33,7 @@ class RunClock:
 
     def __post_init__(self) -> None:
         """Start the clock."""
-        self.started_at = self.stopped_at = self.now()
+        self.started_at = self.stopped_at = self.quiet_at = self.now()
 
     def now(self) -> float:
         """Return the executor's time, seconds."""
@@ -41,10 +44,16 @@ class RunClock:
         self.stopped_at = self.now()
 
     def listen(self, patience: float) -> Event | None:
-        """Wait for an event, at most `patience` seconds."""
+        """Wait for an event, at most `patience` seconds; return None without waiting if none has been missing for long.
+
+        Epochs shorter than the patience would otherwise keep the run from looking at its time limits.
+        """
         before = self.now()
-        event = self.executor.next_event(patience)
-        self.idle_seconds += self.now() - before
+        event = self.executor.next_event(0 if before - self.quiet_at > QUIET_SECONDS else patience)
+        after = self.now()
+        self.idle_seconds += after - before
+        if event is None:
+            self.quiet_at = after
         return event
 
     def seconds(self) -> float:

@@ -75,6 +75,10 @@ class Faults:
             return None
         return f"an epoch took longer than study.epoch_timeout: {durations.show(limit, exact=True)}"
 
+    def take(self, trial: Trial, event: Failed | WorkerDied) -> bool:
+        """Decide about a trial in trouble; return True to try it again, see `take_failure` and `take_death`."""
+        return self.take_failure(trial, event) if isinstance(event, Failed) else self.take_death(trial, event)
+
     def take_failure(self, trial: Trial, event: Failed) -> bool:
         """Decide about a trial whose training failed; return True to retry it.
 

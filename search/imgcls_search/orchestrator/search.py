@@ -44,7 +44,7 @@ from imgcls_search.study import best
 from imgcls_search.study.endings import Ending
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, NOT_PROMOTED, OPEN, Trial
+from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, NOT_PROMOTED, Trial
 from imgcls_search.words import counted
 
 GLANCE_SECONDS = 0.01
@@ -131,6 +131,7 @@ class Search:
             self.helper,
             remaining=lambda: self.clock.remaining_budget(self.working.values()),
             is_timing=self._is_timing,
+            is_stopping=lambda: self.stopping is not None,
             race=race,
         )
         self.checkpoints = Checkpoints(self.context)
@@ -161,6 +162,9 @@ class Search:
                 self._check_ends()
                 if self.stopping is None:
                     self._fill_slots()
+                    if self.upcoming.is_stopping():
+                        # A signal came while workers were given jobs: they may not have known of theirs.
+                        self._stop_workers()
                 else:
                     self.upcoming.take_requests(False)
                 self._note_why_free()
@@ -200,7 +204,8 @@ class Search:
                 return
             stage = self.stages.move(trial)
             if stage is Stage.DECIDE:
-                # The previous run died at this stage.
+                # The previous run died at this stage; the next trial was drawn before this decision.
+                self.upcoming.complete_drawing()
                 self._decide(trial)
             elif stage is not Stage.TRAIN or not self.pretraining.must_wait(trial):
                 self._start(trial)
@@ -215,7 +220,7 @@ class Search:
         trial = self.upcoming.next()
         if self.meter is not None:
             self.meter.count_time("draw")
-        if trial is None and not self._is_busy():
+        if trial is None and self.stopping is None and not self._is_busy():
             # A search must not end with only paused trials.
             trial = self.upcoming.best_paused()
         return trial
@@ -273,8 +278,7 @@ class Search:
         if not trial.is_open:
             return
         self._apply(event, trial)
-        if trial.state not in OPEN:
-            self.checkpoints.tidy()
+        self.checkpoints.tidy_after(trial)
 
     def _apply(self, event: Event, trial: Trial) -> None:
         match event:
@@ -311,10 +315,9 @@ class Search:
                 else:
                     # First in the queue: the worker that is free holds its state.
                     self.waiting.insert(0, trial)
-            case Failed():
-                self._try_again(trial, self.faults.take_failure(trial, event))
-            case WorkerDied():
-                self._try_again(trial, self.faults.take_death(trial, event))
+            case Failed() | WorkerDied():
+                if self.faults.take(trial, event):
+                    self.waiting.insert(0, trial)
 
     def _fill_in(self, trial: Trial, history: Sequence[Mapping[str, float]], worker: str) -> None:
         self.record.note(trial, worker=worker, log=str(self.files.log(trial.number).relative_to(self.files.root)))
@@ -349,10 +352,6 @@ class Search:
         is_feasible = all(excess <= 0 for excess in over.values())
         return is_feasible and best.is_among(trial, values, self.record, self.settings.keep)
 
-    def _try_again(self, trial: Trial, is_wanted: bool) -> None:
-        if is_wanted:
-            self.waiting.insert(0, trial)
-
     # Limits and ends.
 
     def _check_ends(self) -> None:
@@ -371,10 +370,13 @@ class Search:
         self.clock.note_stop()
         if self.working:
             self.watcher.say(f"{why}: saving {counted('running trial', len(self.working))}")
+        self._stop_workers()
+        return True
+
+    def _stop_workers(self) -> None:
         for number in self.working:
             self.executor.stop(number)
         self.pretraining.stop()
-        return True
 
     def _enforce_time_limits(self) -> None:
         """End a trial that takes too long, or kill a worker that hangs; its trial resumes on another."""

@@ -44,9 +44,13 @@ class Upcoming:
         *,
         remaining: Callable[[], RemainingBudget | None],
         is_timing: Callable[[], bool],
+        is_stopping: Callable[[], bool] = lambda: False,
         race: Race | None = None,
     ) -> None:
-        """`remaining` returns what is left of a budget, `is_timing` whether a measurement forbids other computation."""
+        """`remaining` returns what is left of a budget, `is_timing` whether a measurement forbids other computation.
+
+        `is_stopping` returns whether the search begins no more trials, which a signal may decide at any moment.
+        """
         self.context = context
         self.record = context.record
         self.proposer = proposer
@@ -54,6 +58,7 @@ class Upcoming:
         self.helper = helper
         self.remaining = remaining
         self.is_timing = is_timing
+        self.is_stopping = is_stopping
         self.strategy = strategy_of(context.space.study["sampler"], context.space.study["pruner"])
         self.race = race
         self.drawn: Trial | None = None
@@ -62,6 +67,8 @@ class Upcoming:
         """The waiting trial that becomes the next one, if any."""
         self.drawing: Iterator[None] | None = None
         """The drawing in progress, if any."""
+        self.basis: list[int] = []
+        """Where the other trials stood when the next new trial was drawn."""
         self.is_exhausted = False
         self.takes_requests = False
         """Whether this run takes a request that is added now."""
@@ -81,27 +88,35 @@ class Upcoming:
 
     def next(self) -> Trial | None:
         """Record and return the trial that a free worker should take, or None if there is none now."""
-        while self.drawing is not None:
+        while self.drawing is not None and not self.is_stopping():
             # A promotion now would change the basis on which the next trial is drawn.
             self.look_ahead()
             self.helper.wait(POLL_SECONDS)
+        if self.is_stopping():
+            return None
         remaining = self.remaining()
         if remaining is not None:
             trials, epochs = self.record.trials, self.context.epochs
             if (last := to_finish_now(trials, epochs, self.context.sign, remaining)) is not None:
+                self._forget_outdated()
                 return self.finish(last)
             if is_kept_for_running(trials, epochs, remaining):
                 return None
         if (promoted := self._promote()) is not None:
+            self._forget_outdated()
             return promoted
         while True:
-            while self.can_look_ahead():
-                self.look_ahead()
-                self.helper.wait(POLL_SECONDS)
-            if self.drawn is None:
+            self.complete_drawing()
+            if self.drawn is None or self.is_stopping():
                 return None
             if (trial := self._new_trial()) is not None:
                 return trial
+
+    def complete_drawing(self) -> None:
+        """Draw the next new trial, if another one may be drawn now."""
+        while self.can_look_ahead() and not self.is_stopping():
+            self.look_ahead()
+            self.helper.wait(POLL_SECONDS)
 
     def _promote(self) -> Trial | None:
         """Return a paused trial that is promoted, racers first."""
@@ -117,6 +132,19 @@ class Upcoming:
         if promoted is not None:
             self.record.set_plan(promoted, until=self.pruner.milestone(promoted, trials), paused=False)
         return promoted
+
+    def _forget_outdated(self) -> None:
+        """Forget a new trial that was drawn before the latest results, while a promoted trial trains.
+
+        A run that is killed in that time draws from these results when it is resumed.
+        """
+        is_sampled = self.drawn is not None and self.claimed is None and self.drawn.request is None
+        if is_sampled and self.basis != self._standings():
+            self.drawn = None
+
+    def _standings(self) -> list[int]:
+        """Return where all trials but the last stand: what a draw depends on."""
+        return [trial.decided_at for trial in self.record.trials[:-1]]
 
     def best_paused(self) -> Trial | None:
         """Return the best paused trial, to train to its end, if no trial is complete."""
@@ -159,6 +187,7 @@ class Upcoming:
         try:
             if (yield from self._draw_asked()) or not self._is_wanted():
                 return
+            self.basis = self._standings()
             for proposal in self.proposer.proposals(self.record.trials):
                 if proposal is not None:
                     self.drawn = self._trial_of(proposal)

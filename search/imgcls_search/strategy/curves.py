@@ -18,7 +18,7 @@ from imgcls_search.strategy.encoding import Encoding
 from imgcls_search.strategy.race import RACES
 from imgcls_search.strategy.surrogate import Points, Surrogate, expected_improvement, squash, times_of
 from imgcls_search.strategy.view import View
-from imgcls_search.trial import Candidate, Trial
+from imgcls_search.trial import MEASURED, SIZES, Candidate, Trial
 
 if TYPE_CHECKING:
     from imgcls_search.strategy.encoding import Array
@@ -47,6 +47,9 @@ EVEN_ONE_IN = 4
 
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""
+
+KNOWN_LATE = frozenset({*SIZES, *MEASURED})
+"""Objectives that are not among the metrics of an epoch."""
 
 SortKey = tuple[int, float, int]
 """The last epoch that counts and the value there, both negated so that less is better, and the trial's number."""
@@ -283,9 +286,10 @@ def _sort_key(trial: Trial, sign: int, epochs: int) -> SortKey | None:
 def _rung(trial: Trial, epochs: int) -> int:
     """Return the last epoch that counts: for an open trial the last one that was judged, whatever came after it.
 
-    A fitted head counts as fully trained after its single epoch.
+    A fitted head counts as fully trained after its single epoch, and a trial whose objective no epoch measures, such as
+    a latency, once it is complete.
     """
-    if trial.candidate.is_fitted:
+    if trial.candidate.is_fitted or trial.metric in KNOWN_LATE:
         return epochs if trial.state == "complete" else 0
     return (
         trial.judged if trial.is_open and trial.has_value_at(trial.judged) else 0 if trial.is_open else trial.last_shown
@@ -294,6 +298,8 @@ def _rung(trial: Trial, epochs: int) -> int:
 
 def _value(trial: Trial, rung: int, epochs: int) -> float:
     """Return the value of a trial at a rung, NaN if it has none."""
+    if trial.metric in KNOWN_LATE:
+        return trial.first_value if rung == epochs and trial.values else math.nan
     if trial.candidate.is_fitted:
         return trial.value_at(trial.last_shown) if rung == epochs and trial.last_shown else math.nan
     return trial.value_at(rung) if trial.has_value_at(rung) else math.nan

@@ -115,4 +115,4 @@ def _last_ending(record: Record) -> str:
 
 def _has_all(record: Record) -> bool:
     asked: int = record.facts.get("space", {}).get("study", {}).get("trials", 0)
-    return len(record.trials) >= asked
+    return record.num_drawn >= asked

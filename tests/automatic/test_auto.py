@@ -130,10 +130,10 @@ def test_what_a_call_says_holds_for_a_space_that_is_there(tmp_path: Path, imgcls
     out.mkdir()
     data = f"folder: {{root: {tmp_path / 'photos'}}}"
     (out / "photos.yaml").write_text(SPACE.replace("digits: {max_train: 200}", data))
-    said = ("--time", "20m", "--studies", "others", "--workers", "1", "--set", "study.seed=3",
+    said = ("auto", "photos", "--time", "20m", "--studies", "others", "--workers", "1", "--set", "study.seed=3",
             "--set", "data.folder.split_seed=4", "--group", r"^./(\d)", "--skip-unreadable",
             "--weights-dir", "weights", "--yes", "--json")  # fmt: skip
-    done = imgcls("auto", "photos", *said)
+    done = imgcls(*said)
     assert done.code == 0, done.err
     record = records.load(StudyFiles(tmp_path / "others", "mine"))
     settings = record.trials[0].candidate.config.component("data").args
@@ -141,14 +141,14 @@ def test_what_a_call_says_holds_for_a_space_that_is_there(tmp_path: Path, imgcls
     assert record.fact("space")["study"]["seed"] == 3
     assert json.loads(done.out)["chosen"]["trials"] == len(record.trials)
     # Nothing is left to search, and what was found is not that of other settings or images.
-    other = imgcls("auto", "photos", *said, "--set", "study.seed=4")
+    other = imgcls(*said, "--set", "study.seed=4")
     assert (other.code, other.out) == (2, "")
     assert "study.seed: was 3, is now 4" in other.err
     assert "put them back, or name another study with --set study.name=NAME" in other.err
     for number, path in enumerate((tmp_path / "photos").rglob("*.png")):
         if path.read_bytes() != b"no image":
             picture(tmp_path / "elsewhere" / path.relative_to(tmp_path), (12, 12), 500 + number)
-    other = imgcls("auto", "elsewhere/photos", *said)
+    other = imgcls("auto", "elsewhere/photos", *said[2:])
     assert (other.code, other.out) == (2, "")
     assert "study 'mine' was started with other images" in other.err
 

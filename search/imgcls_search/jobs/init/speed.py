@@ -35,6 +35,8 @@ MOST_PROCESSES = 4
 TRAIN_IMAGES, EVALUATED_IMAGES = 48, 16
 BATCH = 16
 MOST_PASSES = 4
+FIRST_PASS = 2.0
+"""The first pass, which also sets up the network's kernels, takes at least this many times as long for each image."""
 
 ASSUMED = {"cpu": (8e9, 4e9), "cuda": (1e12, 2e11), "mps": (2e11, 4e10)}
 """Multiply-accumulates per second of a worker if nothing is measured, for plain and for depthwise convolutions."""
@@ -202,12 +204,14 @@ def _time(job: _TimedJob, device: str, ends: float) -> Iterator[Speed]:
     batch = replace(images, pixels=images.pixels[one], labels=images.labels[one])
     trained: list[float] = []
     predicted: list[float] = []
-    # The first pass, which also sets up the network's kernels, takes much longer for each image: it gets one batch.
+    # The slow first pass gets one batch.
     for part in (batch, *[images] * (MOST_PASSES - 1)):
         shown = image_sets.on_device(part, job.data, device)
         work = job.macs * len(shown)
-        if trained and time.monotonic() + trained[-1] * work > ends:
-            return
+        if trained:
+            expected = trained[-1] * work / (FIRST_PASS if len(trained) == 1 else 1.0)
+            if time.monotonic() + expected > ends:
+                return
         trained.append(_seconds(partial(train_epoch, session, shown, lambda: False)) / work)
         predicted.append(_seconds(partial(predict, session.model, shown)) / work)
         yield Speed(train=min(trained), predict=min(predicted), is_measured=True, epochs=len(trained))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,48 +63,65 @@ def inspect(
 
     if data is None:
         refuse_idle({"group": group, "changes": changes or None}, "without data")
-    refuse_idle_judges(
+    judging = Judging(
         labels=labels,
         study=study,
         trial=trial,
-        model=model,
+        model=model if model is None or isinstance(model, str) else json.dumps(model),
         quick_epochs=quick_epochs,
         judge_test=judge_test,
         seed=seed,
     )
-    named = model if model is None or isinstance(model, str) else json.dumps(model)
     with session(progress, weights_dir, uses_torch=True) as screens:
         component, settings = inspected(
-            None if data is None else images_of(data, group, changes_of(changes)),
-            study,
-            trial,
-            Path(studies),
-            storage,
+            None if data is None else images_of(data, group, changes_of(changes)), judging, Path(studies), storage
         )
         images = take_inventory(component)
         if page is not None:
             check_page(images, Path(page))
-        found = look_at_labels(
-            images,
-            component,
-            settings=settings,
-            study=study,
-            labels=labels,
-            model=named,
-            quick_epochs=quick_epochs,
-            judge_test=judge_test,
-            seed=seed or 0,
-            studies=Path(studies),
-            screens=screens,
-        )
+        found = look_at_labels(images, component, settings, judging, studies=Path(studies), screens=screens)
         if page is not None:
             write_page(found, Path(page))
     return {**found.to_dict(), "page": None if page is None else str(page)}
 
 
-def inspected(
-    component: Any, study: str | None, trial: int | None, studies: Path, storage: str | None
-) -> tuple[Any, Any]:
+QUICK = "quick"
+"""The value that selects the quick model instead of a network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """How the caller wants labels to be judged; options that would have no effect are refused.
+
+    Raises:
+        UserError: the option, and what it requires.
+    """
+
+    labels: bool
+    study: str | None
+    trial: int | None
+    model: str | None
+    quick_epochs: int | None
+    judge_test: bool
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse options without effect."""
+        of_model = {"--model": self.model, "--quick-epochs": self.quick_epochs}
+        if not self.labels:
+            of_judge = {"--study": self.study, **of_model, "--judge-test": self.judge_test, "--seed": self.seed}
+            refuse_idle(of_judge, "together with --no-labels")
+        if self.study is None:
+            refuse_idle({"--trial": self.trial}, "without --study")
+        else:
+            refuse_idle(of_model, "together with --study")
+            why = "together with --study, whose models never see the test split"
+            refuse_idle({"--judge-test": self.judge_test}, why)
+        if self.model not in (None, QUICK):
+            refuse_idle({"--quick-epochs": self.quick_epochs}, "together with --model, unless it is quick")
+
+
+def inspected(component: Any, judging: Judging, studies: Path, storage: str | None) -> tuple[Any, Any]:
     """Return the images to inspect, by default those of the study, and the configuration of the study's trial.
 
     Raises:
@@ -112,7 +130,8 @@ def inspected(
     from imgcls_search.data import must_exist
     from imgcls_search.jobs.inspect.by_study import settings_of
 
-    settings = settings_of(study_files_of(study, studies, storage), trial) if study is not None else None
+    study = judging.study
+    settings = settings_of(study_files_of(study, studies, storage), judging.trial) if study is not None else None
     if component is None:
         if settings is None:
             raise UserError("inspect: needs DATA, for example a folder, or --study for the images of a study")
@@ -121,25 +140,10 @@ def inspected(
     return component, settings
 
 
-QUICK = "quick"
-"""The value that selects the quick model instead of a network."""
-
-
 def look_at_labels(
-    images: Any,
-    component: Any,
-    *,
-    settings: Any,
-    study: str | None,
-    labels: bool,
-    model: str | None,
-    quick_epochs: int | None,
-    judge_test: bool,
-    seed: int,
-    studies: Path,
-    screens: Screens,
+    images: Any, component: Any, settings: Any, judging: Judging, *, studies: Path, screens: Screens
 ) -> Any:
-    """Inspect an inventory of images, with its labels judged according to the arguments.
+    """Inspect an inventory of images, with its labels judged; `settings` are those that `inspected` returns.
 
     Raises:
         UserError: the images or the network are not usable.
@@ -149,44 +153,16 @@ def look_at_labels(
     from imgcls_search.jobs.inspect.by_study import judging_by
     from imgcls_search.jobs.inspect.inspection import Wanted, inspect_images
 
-    judge = None
+    judge, seed, model, epochs = None, judging.seed or 0, judging.model, judging.quick_epochs
     if settings is not None:
-        name = f"trial {settings[1]} of study {study}"
+        name = f"trial {settings[1]} of study {judging.study}"
         judge = judging_by(settings[0], component, name, image_cache(studies), seed=seed)
-    elif labels and quick_epochs is None and model != QUICK:
+    elif judging.labels and epochs is None and model != QUICK:
         chosen = _model(model) if model is not None else _usual_model(images)
         judge = judging_by_backbone(chosen, seed=seed) if chosen is not None else None
-    wanted = Wanted(labels=labels, with_test=judge_test, epochs=quick_epochs, seed=seed)
+    wanted = Wanted(labels=judging.labels, with_test=judging.judge_test, epochs=epochs, seed=seed)
     with screens.drafting() as show:
         return inspect_images(images, wanted, show, judge)
-
-
-def refuse_idle_judges(
-    *,
-    labels: bool,
-    study: str | None,
-    trial: int | None,
-    model: Any,
-    quick_epochs: int | None,
-    judge_test: bool,
-    seed: int | None,
-) -> None:
-    """Refuse options for judging labels that would have no effect.
-
-    Raises:
-        UserError: the option, and what it requires.
-    """
-    of_model = {"--model": model, "--quick-epochs": quick_epochs}
-    if not labels:
-        of_judge = {"--study": study, **of_model, "--judge-test": judge_test, "--seed": seed}
-        refuse_idle(of_judge, "together with --no-labels")
-    if study is None:
-        refuse_idle({"--trial": trial}, "without --study")
-    else:
-        refuse_idle(of_model, "together with --study")
-        refuse_idle({"--judge-test": judge_test}, "together with --study, whose models never see the test split")
-    if model not in (None, QUICK):
-        refuse_idle({"--quick-epochs": quick_epochs}, "together with --model, unless it is quick")
 
 
 def backbone_space(

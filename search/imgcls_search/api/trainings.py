@@ -134,7 +134,7 @@ def training_of(
     if (objective := of_features(space.objectives)) is not None:
         raise UserError(
             f"{space.locate('study.objectives')}: study.objectives: {objective}: such a configuration only pretrains; "
-            f"pretrain it with: {space.training_command(Path(name_of(given)))}"
+            f"{space.how_to_train(Path(name_of(given)))}"
         )
     if trained.folds > 1:
         refuse_idle({"--on train": on == "train"}, "with folds, which train on all images outside the test split")

@@ -197,10 +197,10 @@ def _validation(made: Delivered) -> AutoScore:
             "scores": made.confirmed["scores"],
         }
     known = made.account.get("test")
-    single = None if known is None else known["validation"]
-    is_of_trial = known is not None and known["trial"] == trial.number and known["metric"] == metric
+    is_of_trial = known is not None and (known["trial"], known["metric"]) == (trial.number, metric)
+    single = known["validation"] if known is not None and is_of_trial else None
     # The interval of one fold says little about a score of all folds.
-    if single is not None and is_of_trial and single["images"] == images:
+    if single is not None and single["images"] == images:
         return {
             "searched": searched,
             "images": single["images"],

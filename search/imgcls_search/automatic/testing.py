@@ -43,10 +43,10 @@ def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[st
     opening = Opening(by="auto", at=now(), seeds=[trial.seed], portion="train", trial=trial.number)
     metric = record.objectives[0][0]
     named = (metric,) if metric not in SIZES and metric not in MEASURED else ()
-    kept = out_of_fold(files.checkpoint(trial.number), named) if data.folds else None
+    validation = out_of_fold(files.checkpoint(trial.number), named) if data.folds else None
     # Of corrupted images, no predictions are stored.
-    is_measured = kept is not None and set(named) <= kept.metrics.keys()
-    validation = kept if kept is not None and is_measured else measure_on(network, config, data, "val", named)
+    if validation is None or not set(named) <= validation.metrics.keys():
+        validation = measure_on(network, config, data, "val", named)
     study_data.note_opening(record, opening, component, Path(data.folder).parent, say)
     tested = measure_on(network, config, data, "test", named)
     metric = metric if named else main_measure(tested.metrics)

@@ -135,10 +135,10 @@ def inspect(
     Labels are judged by models that have not seen the image: 5 folds, copies and groups kept together. The test
     split stays sealed: its images are compared with others, but its labels are not judged.
     """
-    from imgcls_search.api.inspecting import inspected, look_at_labels, refuse_idle_judges
+    from imgcls_search.api.inspecting import Judging, inspected, look_at_labels
     from imgcls_search.config import expand_path
 
-    refuse_idle_judges(
+    judging = Judging(
         labels=labels,
         study=study,
         trial=trial,
@@ -163,11 +163,7 @@ def inspect(
     from imgcls_search.views.inspection import check_page, default_page, write_page
 
     component, settings = inspected(
-        component_of(data, group, overrides, skip_unreadable) if data is not None else None,
-        study,
-        trial,
-        studies,
-        storage,
+        component_of(data, group, overrides, skip_unreadable) if data is not None else None, judging, studies, storage
     )
     images = take_inventory(component)
     page = None if no_page else output or default_page(images)
@@ -177,19 +173,8 @@ def inspect(
         file = component.args.get("file")
         read = None if file is None else expand_path(file, f"{component.path}.file")
         check_target(images.root, write, force=force, read=read)
-    found = look_at_labels(
-        images,
-        component,
-        settings=settings,
-        study=study,
-        labels=labels,
-        model=model,
-        quick_epochs=quick_epochs,
-        judge_test=judge_test,
-        seed=seed or 0,
-        studies=studies,
-        screens=make_screens(error=as_json),
-    )
+    screens = make_screens(error=as_json)
+    found = look_at_labels(images, component, settings, judging, studies=studies, screens=screens)
     table = None
     if write is not None:
         suspects = suspects or Suspects.mark

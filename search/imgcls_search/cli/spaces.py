@@ -212,8 +212,7 @@ def schema() -> None:
 
 def _show_space(space: Space, path: Path) -> None:
     if space.is_config:
-        verb = "pretrain" if space.is_of_pretraining else "train"
-        echo(f"{path}: a configuration, nothing is searched; {verb} it with: {space.training_command(path)}")
+        echo(f"{path}: a configuration, nothing is searched; {space.how_to_train(path)}")
         return
     rows = [(p.path, p.domain, ", ".join(f"{k}: {v}" for k, v in p.when)) for p in space.parameters()]
     print_table(("parameter", "domain", "only when"), rows)

@@ -20,6 +20,8 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Origin, Trial
 
+_ORIGIN = re.compile(r"^#[ \t]*origin:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
+
 
 def refuse_pretraining(objectives: Iterable[tuple[str, str]], what: str) -> None:
     """Refuse a search over the pretraining, whose networks have no classes.
@@ -32,9 +34,6 @@ def refuse_pretraining(objectives: Iterable[tuple[str, str]], what: str) -> None
             f"the objective {metric} is of a search over the pretraining, whose networks classify nothing yet; {what} "
             "needs a search that trains on labels; export the best trial and pretrain it"
         )
-
-
-_ORIGIN = re.compile(r"^#[ \t]*origin:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 
 
 def export_trial(files: StudyFiles, number: int | None) -> str:

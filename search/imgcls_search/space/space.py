@@ -121,12 +121,12 @@ class Space:
         """Whether nothing is searched."""
         return not self.parameters()
 
-    def training_command(self, file: Path) -> str:
-        """Return the command for a file without searched settings: it trains on labels, or pretrains."""
+    def how_to_train(self, file: Path) -> str:
+        """Return what to do with a file without searched settings: `train it with: imgcls-search train FILE`."""
         shown = argument(file)
         if self.is_of_pretraining:
-            return retraining_command(shown, pretrains=True)
-        return f"imgcls-search train {shown}"
+            return f"pretrain it with: {retraining_command(shown, pretrains=True)}"
+        return f"train it with: imgcls-search train {shown}"
 
     def refuse_config(self, file: Path) -> None:
         """Refuse a file in which nothing is searched.
@@ -135,8 +135,7 @@ class Space:
             UserError: it names the command for such a file.
         """
         if self.is_config:
-            verb = "pretrain" if self.is_of_pretraining else "train"
-            raise UserError(f"{file}: nothing is searched in it; {verb} it with: {self.training_command(file)}")
+            raise UserError(f"{file}: nothing is searched in it; {self.how_to_train(file)}")
 
     def config(self) -> TrialConfig:
         """Return the configuration of a space without searched settings.
